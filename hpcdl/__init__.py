@@ -1,0 +1,29 @@
+"""hpcdl: distributed training over MPI, with nothing but pip and mpirun.
+
+``import hpcdl`` starts neither MPI nor a framework; each public name is loaded when it is first used (PEP 562).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .reduction.reducer import Reducer as Reducer
+    from .world import World as World
+    from .world import init as init
+
+_HOME = {"init": ".world", "World": ".world", "Reducer": ".reduction.reducer"}
+__all__ = ["Reducer", "World", "__version__", "init"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

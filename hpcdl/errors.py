@@ -1,0 +1,71 @@
+"""Every error this package raises on purpose.
+
+    HpcdlError
+    ├── InvalidArgument      (also ValueError)    the call itself is wrong
+    │   └── UnknownName                           a name that no registry knows; lists the known ones
+    ├── DataError            (also ValueError)    a file is broken: truncated, wrong magic, sizes that lie
+    ├── NonFinite            (also ArithmeticError)  NaN or infinity where `check_finite` was asked for
+    ├── LaunchError                               no launcher, a wrong one, or N worlds of one rank
+    └── CommunicationError                        the same text on every rank of the world
+        ├── Mismatch                              ranks disagree on shape, dtype, order, codec, …
+        ├── Stalled          (also TimeoutError)  no progress within the time-out
+        └── PeerLost                              a rank left, raised or died beside a collective
+
+A message says which rank, what, the valid values and the cure:
+``rank 3 of 8: unknown codec 'fp8'; known: bf16, fp16, int8, none``.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CommunicationError",
+    "DataError",
+    "HpcdlError",
+    "InvalidArgument",
+    "LaunchError",
+    "Mismatch",
+    "NonFinite",
+    "PeerLost",
+    "Stalled",
+    "UnknownName",
+]
+
+
+class HpcdlError(RuntimeError):
+    """Base of all errors of this package."""
+
+
+class InvalidArgument(HpcdlError, ValueError):
+    """The call itself is wrong, whatever the other ranks do."""
+
+
+class UnknownName(InvalidArgument):
+    """A name that no registry knows. The message lists the known ones."""
+
+
+class DataError(HpcdlError, ValueError):
+    """A file is not what it says it is."""
+
+
+class NonFinite(HpcdlError, ArithmeticError):
+    """NaN or infinity in a value that was to be checked."""
+
+
+class LaunchError(HpcdlError):
+    """The job was started in a way that cannot work."""
+
+
+class CommunicationError(HpcdlError):
+    """Ranks cannot go on together. The world is unusable after it."""
+
+
+class Mismatch(CommunicationError):
+    """Ranks called different operations where they must call the same."""
+
+
+class Stalled(CommunicationError, TimeoutError):
+    """An operation made no progress within the time-out."""
+
+
+class PeerLost(CommunicationError):
+    """A rank that others wait for has left, raised or died."""
