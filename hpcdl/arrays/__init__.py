@@ -1,0 +1,39 @@
+"""The one seam between this package and array libraries: NumPy on the host, CuPy on a GPU.
+
+``of(x)`` gives the library that `x` belongs to. CuPy is touched only if the caller has imported it already.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from ..errors import InvalidArgument
+from .dtypes import BFLOAT16, accumulator, dtype_of, is_floating, kind_of
+from .host import HOST
+from .library import Array, Arrays, Event
+
+__all__ = ["BFLOAT16", "HOST", "Array", "Arrays", "Event", "accumulator", "dtype_of", "is_array", "is_floating", "kind_of", "of"]
+
+
+def of(x: Any) -> Arrays:
+    """The array library that `x` belongs to. Raises InvalidArgument for anything that is no array."""
+    if isinstance(x, np.ndarray):
+        return HOST
+    if _is_cupy(x):
+        from .device import DEVICE
+
+        return DEVICE
+    raise InvalidArgument(f"expected a NumPy or CuPy array, got {type(x).__name__}; wrap it in numpy.asarray(…)")
+
+
+def is_array(x: Any) -> bool:
+    """Whether `of` knows the library of `x`."""
+    return isinstance(x, np.ndarray) or _is_cupy(x)
+
+
+def _is_cupy(x: Any) -> bool:
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(x, cupy.ndarray)

@@ -1,0 +1,1 @@
+"""Moves bytes between ranks, and knows nothing of what they mean."""
