@@ -1,0 +1,87 @@
+"""Runs a body on n ranks of the MPI world that this process is a rank of."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from .lane import Lane
+from .outcome import Outcome, RankFailure, attempt, settle
+from .watchdog import RankWatchdog
+
+
+def make_world(n: int) -> Any:
+    """A world of ranks 0 to n-1; only they call it."""
+    import hpcdl
+
+    return hpcdl.init().group(range(n))
+
+
+class InMPI:
+    """`ranks(n, body, *args, **kw)` inside the ranks: 0 to n-1 run the body, all learn how it ended and go on alike.
+
+    Returns the values in rank order if all of them can be pickled, else None.
+    """
+
+    def __init__(self, lane: Lane, watchdog: RankWatchdog) -> None:
+        self.lane = lane
+        self.watchdog = watchdog
+
+    def __call__(self, n: int, body: Callable[..., Any], *args: Any, **kw: Any) -> list[Any] | None:
+        __tracebackhide__ = True
+        if n > self.lane.size:
+            pytest.skip(f"{n} ranks; the MPI world of this run has {self.lane.size}")
+        worlds: list[Any] = []
+
+        def call() -> Any:
+            __tracebackhide__ = True
+            worlds.append(make_world(n))
+            return body(worlds[0], *args, **kw)
+
+        mine = attempt(self.lane.rank, call) if self.lane.rank < n else None
+        if mine is not None and mine.error is not None:
+            self.watchdog.note(f"has ended its body: {mine.line}\n{mine.text}")
+            tell(worlds, mine.error)
+        outcomes: list[Outcome] = [outcome for outcome in self._together("body", _packed(mine)) if outcome is not None]
+        settled = attempt(self.lane.rank, lambda: settle(outcomes, n))
+        for world in worlds:
+            world.close()
+        if settled.error is not None:
+            raise settled.error.with_traceback(None)
+        if any(outcome.value is None for outcome in outcomes):
+            return None
+        return [pickle.loads(outcome.value) for outcome in outcomes]
+
+    def share(self, value: Any) -> Any:
+        """Rank 0's `value`, on every rank."""
+        return self._together("share", value)[0]
+
+    def _together(self, where: str, note: Any) -> list[Any]:
+        """Every rank's note; raises if a rank is elsewhere in the test, most likely at its end."""
+        __tracebackhide__ = True
+        notes = self.lane.exchange((where, note))
+        astray = [rank for rank, (place, _) in enumerate(notes) if place != where]
+        if astray:
+            raise RankFailure(f"rank {astray[0]} of {self.lane.size} is at another place of the test ({notes[astray[0]][0]}, others: {where})")
+        return [note for _, note in notes]
+
+
+def tell(worlds: list[Any], error: BaseException) -> None:
+    """Let the others of a world know that this rank raised, if the world has a way to say so."""
+    for world in worlds:
+        if hasattr(world, "fail"):
+            world.fail(error)
+
+
+def _packed(outcome: Outcome | None) -> Outcome | None:
+    """The outcome as it travels: the value pickled (None if it cannot be), the exception left behind."""
+    if outcome is None:
+        return None
+    try:
+        value = pickle.dumps(outcome.value)
+    except Exception:  # pickle raises many kinds
+        value = None
+    return Outcome(outcome.rank, outcome.state, outcome.line, outcome.text, outcome.echo, outcome.moment, value)

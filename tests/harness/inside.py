@@ -1,0 +1,21 @@
+"""What the outer process's mpirun runs on every rank: `python -m harness.inside`, with HPCDL_TEST_JOB naming the order."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    """Run pytest on the ordered items. Status 0 if it came to its end, whatever the tests said: the journal has that."""
+    order = json.loads(Path(os.environ["HPCDL_TEST_JOB"]).read_text(encoding="utf-8"))
+    os.environ["HPCDL_IN_RANKS"] = "1"
+    sys.path[:] = order["path"]  # the same hpcdl as in the outer process
+    import pytest
+
+    status = int(pytest.main(order["args"]))
+    return 0 if status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) else status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""What is installed here. A part that is missing skips its tests, or fails them if HPCDL_REQUIRE names it."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from hpcdl.errors import LaunchError
+
+
+def required() -> set[str]:
+    """The parts that this run must not do without: HPCDL_REQUIRE=mpi,sklearn,…"""
+    return {name.strip() for name in os.environ.get("HPCDL_REQUIRE", "").split(",") if name.strip()}
+
+
+def require(part: str, missing: str | None = None) -> Any:
+    """Return the part (the module, where it is one); skip the test if it is missing, fail it if HPCDL_REQUIRE names it.
+
+    `part` is "mpi", "slurm", "gpu" or a module's name. `missing` overrides the look-up: the reason why the part is missing, "" for present.
+    """
+    __tracebackhide__ = True
+    module = None
+    if missing is None:
+        module, missing = _PARTS[part]() if part in _PARTS else _module(part)
+    if not missing:
+        return module
+    if part in required():
+        pytest.fail(f"HPCDL_REQUIRE names {part}, but {missing}", pytrace=False)
+    pytest.skip(f"no {part}: {missing}")
+
+
+def _module(name: str) -> tuple[Any, str]:
+    try:
+        return importlib.import_module(name), ""
+    except ImportError as error:
+        return None, str(error)
+
+
+@functools.cache
+def why_no_mpi() -> str:
+    """Why no MPI job can be started here; "" if one can. Asks child processes, so that this one stays without MPI."""
+    from .job import command
+
+    try:
+        command([])
+    except LaunchError as error:
+        return str(error)
+    return ""
+
+
+def _slurm() -> tuple[None, str]:
+    return None, "" if shutil.which("sbatch") else "sbatch is not on the path"
+
+
+def _gpu() -> tuple[Any, str]:
+    cupy, missing = _module("cupy")
+    if missing:
+        return None, missing
+    return cupy, "" if cupy.is_available() else "CuPy sees no GPU"
+
+
+_PARTS: dict[str, Callable[[], tuple[Any, str]]] = {"mpi": lambda: (None, why_no_mpi()), "slurm": _slurm, "gpu": _gpu}
