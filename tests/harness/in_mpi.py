@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from .lane import Lane
-from .outcome import Outcome, RankFailure, attempt, settle
+from .outcome import Elsewhere, Outcome, attempt, settle
 from .watchdog import RankWatchdog
 
 
@@ -65,7 +65,8 @@ class InMPI:
         notes = self.lane.exchange((where, note))
         astray = [rank for rank, (place, _) in enumerate(notes) if place != where]
         if astray:
-            raise RankFailure(f"rank {astray[0]} of {self.lane.size} is at another place of the test ({notes[astray[0]][0]}, others: {where})")
+            theirs = notes[astray[0]][0]
+            raise Elsewhere(f"rank {astray[0]} of {self.lane.size} is elsewhere in the test: at its {theirs}, not at this {where}")
         return [note for _, note in notes]
 
 

@@ -128,7 +128,8 @@ class Job:
             return f"not run: the ranks died in {where}"
         self._told = True
         status = self._process.returncode
-        return "\n".join([f"the ranks died in {where}; the job ended with status {status}", *self._died, "last lines of its output:", self._tail()])
+        head = f"the ranks died in {where}; the job ended with status {status}"
+        return "\n".join([head, *self._died, "last lines of its output:", self._tail()])
 
     def _tail(self) -> str:
         return "\n".join(self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:])

@@ -16,7 +16,7 @@ def merge(by_rank: Sequence[Reports]) -> list[pytest.TestReport]:
         phase = {rank: report for rank, reports in enumerate(by_rank) for report in reports if report.when == when}
         if not phase or (when == "call" and merged and not merged[0].passed):
             continue
-        failed = [rank for rank, report in phase.items() if report.failed]
+        failed = sorted((rank for rank, report in phase.items() if report.failed), key=lambda rank: getattr(phase[rank], "echo", False))
         rank = failed[0] if failed else min(phase)
         report = phase[rank]
         if failed and rank != 0:

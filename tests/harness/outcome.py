@@ -15,6 +15,10 @@ class RankFailure(AssertionError):
     """The body of a test raised on at least one rank."""
 
 
+class Elsewhere(RankFailure):
+    """This rank and another one are at different places of the test: the consequence of what happened there."""
+
+
 @dataclass
 class Outcome:
     """One rank's end of a body: `state` is passed, failed or skipped."""

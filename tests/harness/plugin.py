@@ -7,7 +7,8 @@
 
         assert ranks(n, body) in (None, [n] * n)           # the return values, in rank order
 
-Inside the ranks, what stands around `ranks(…)` runs on every rank (also on those that are no member of the n), so it must not depend on the rank.
+Inside the ranks, what stands around `ranks(…)` runs on every rank, also on those that are no member of the n:
+it must not depend on the rank.
 """
 
 from __future__ import annotations

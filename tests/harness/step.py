@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,6 +20,7 @@ from .in_mpi import InMPI
 from .journal import Journal, from_plain, to_plain
 from .lane import Lane
 from .merge import merge
+from .outcome import Elsewhere
 from .watchdog import RankWatchdog
 
 
@@ -28,8 +30,9 @@ class InStep:
     def __init__(self, config: pytest.Config, stderr: TextIO) -> None:
         self.config = config
         self.lane = lane = Lane()
-        if launched_size() not in (1, lane.size):
-            pytest.exit(f"the launcher started {launched_size()} ranks, but this MPI library sees a world of {lane.size}: they don't belong together", 4)
+        started = launched_size()
+        if started not in (1, lane.size):
+            pytest.exit(f"{started} ranks started, but the MPI library sees {lane.size}: it and the launcher don't belong together", 4)
         job = os.environ.get("HPCDL_TEST_JOB")
         self.job: dict[str, Any] = json.loads(Path(job).read_text(encoding="utf-8")) if job else {}
         self.journal = Journal(Path(self.job["journal"]) if job else None)
@@ -55,11 +58,12 @@ class InStep:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         ids = [item.nodeid for item in session.items]
         digest = hashlib.sha256("\n".join(ids).encode()).hexdigest()
-        notes = self.lane.exchange((digest, len(ids), session.testsfailed, ids if digest else None))
+        notes = self.lane.exchange((digest, len(ids), session.testsfailed, ids))
         self._next = dict(zip(session.items, [*self._following(session.items)], strict=True))
         if len({note[:3] for note in notes}) > 1:
             first = set(notes[0][3])
-            lines = [f"rank {rank}: {note[1]} tests, {note[2]} errors, {sorted(first ^ set(note[3]))[:3]}" for rank, note in enumerate(notes)]
+            differ = [sorted(first ^ set(note[3]))[:3] for note in notes]
+            lines = [f"rank {rank}: {note[1]} tests, {note[2]} errors, {differ[rank]}" for rank, note in enumerate(notes)]
             text = "the ranks collected different tests (what differs from rank 0):\n" + "\n".join(lines)
             self.journal.add("error", text=text)
             pytest.exit(text, 4)
@@ -85,6 +89,12 @@ class InStep:
             self.journal.add("done", id=item.nodeid, reports=[to_plain(self.config, report) for report in merged])
         return True
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        report.echo = call.excinfo is not None and isinstance(call.excinfo.value, Elsewhere)  # for merge
+        return report
+
     def pytest_internalerror(self, excrepr: object) -> None:
         """An error of pytest or of a plugin on one rank: the ranks are out of step, so the job ends."""
         text = f"rank {self.lane.rank} of {self.lane.size}: internal error\n{excrepr}\n"
@@ -97,6 +107,12 @@ class InStep:
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         if self.lane.rank == 0:
             self.journal.add("finish", status=int(exitstatus))
+
+    def pytest_unconfigure(self) -> None:
+        """Nobody leaves before rank 0 has printed its report: a launcher may end all ranks when the first one fails."""
+        with self.in_mpi.watchdog.watch("the end of the run"):
+            self.lane.exchange("bye")
+        if self.lane.rank == 0:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def pytest_report_header(self) -> str:

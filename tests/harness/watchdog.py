@@ -122,7 +122,7 @@ class RankWatchdog:
         time.sleep(1.0)
         parts = [f"\n{self._what}: no end after {self.limit:g} s; every rank's stack:"]
         for rank, pid in enumerate(self.lane.pids):
-            parts.append(f"\n==== rank {rank} of {self.lane.size}" + (" (the one that noticed) ====" if rank == self.lane.rank else " ===="))
+            parts.append(f"\n==== rank {rank} of {self.lane.size} ====")
             parts.append(self._read("note", rank))
             stack = self._read("stack", rank)
             parts.append(stack or ("on another host: see its own output" if pid is None else "gone: the process has ended"))
