@@ -22,6 +22,9 @@ def merge(by_rank: Sequence[Reports]) -> list[pytest.TestReport]:
         if failed and rank != 0:
             others = [f"rank {other}: {_line(theirs)}" for other, theirs in phase.items() if other != rank]
             report.sections.insert(0, (f"this is rank {rank} of {len(by_rank)}", "\n".join(others)))
+        if failed:
+            theirs = [(other, section) for other in phase if other != rank for section in phase[other].sections]
+            report.sections.extend((f"rank {other}: {title}", text) for other, (title, text) in theirs)
         merged.append(report)
     return merged
 

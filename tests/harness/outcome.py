@@ -45,7 +45,10 @@ def attempt(rank: int, call: Callable[[], Any]) -> Outcome:
 def caught(rank: int, error: BaseException) -> Outcome:
     """The outcome of a rank that raised `error`."""
     state = "skipped" if isinstance(error, pytest.skip.Exception) else "failed"
-    first = (str(error).strip().splitlines() or [""])[0]
+    try:
+        first = (str(error).strip().splitlines() or [""])[0]
+    except Exception as worse:
+        first = f"(its message cannot be shown: {type(worse).__name__})"
     line = first if state == "skipped" else f"{type(error).__name__}: {first}"
     return Outcome(rank, state, line, traceback_of(error), _is_echo(error), time.monotonic(), error=error)
 

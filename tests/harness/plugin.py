@@ -48,6 +48,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Relay(config, stderr), "harness-relay")
 
 
+def pytest_report_header() -> str:
+    """Which hpcdl is under test: the checkout's or an installed one."""
+    found = importlib.util.find_spec("hpcdl")
+    return f"hpcdl: {Path(found.origin).parent if found and found.origin else 'not found'}"
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test of `ranks` becomes [threads] and [mpi]; inside the ranks only the latter, if it has it."""

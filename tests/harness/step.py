@@ -92,7 +92,7 @@ class InStep:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        report.echo = call.excinfo is not None and isinstance(call.excinfo.value, Elsewhere)  # for merge
+        report.__dict__["echo"] = call.excinfo is not None and isinstance(call.excinfo.value, Elsewhere)  # for merge
         return report
 
     def pytest_internalerror(self, excrepr: object) -> None:

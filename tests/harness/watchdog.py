@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -71,7 +71,7 @@ class RankWatchdog:
 
     def __init__(self, lane: Lane, limit: float, folder: Path, stderr: TextIO) -> None:
         self.lane, self.limit, self.folder, self.stderr = lane, limit, folder, stderr
-        self.on_bark = lambda _text: None  # told the whole report, before the job ends
+        self.on_bark: Callable[[str], None] = lambda _text: None  # told the whole report, before the job ends
         folder.mkdir(parents=True, exist_ok=True)
         self._stack = (folder / f"stack.{lane.rank}").open("w", encoding="utf-8")
         faulthandler.register(DUMP, file=self._stack, all_threads=True, chain=False)
