@@ -13,11 +13,12 @@ from .outcome import Elsewhere, Outcome, attempt, settle
 from .watchdog import RankWatchdog
 
 
-def make_world(n: int) -> Any:
-    """A world of ranks 0 to n-1; only they call it."""
+def make_world(n: int, rank: int) -> Any:
+    """A world of ranks 0 to n-1, None elsewhere. Every rank calls it: `init` is collective."""
     import hpcdl
 
-    return hpcdl.init().group(range(n))
+    world = hpcdl.init()
+    return world.group(range(n)) if rank < n else None
 
 
 class InMPI:
@@ -38,14 +39,18 @@ class InMPI:
 
         def call() -> Any:
             __tracebackhide__ = True
-            worlds.append(make_world(n))
-            return body(worlds[0], *args, **kw)
+            world = make_world(n, self.lane.rank)
+            if world is None:
+                return None
+            worlds.append(world)
+            return body(world, *args, **kw)
 
-        mine = attempt(self.lane.rank, call) if self.lane.rank < n else None
-        if mine is not None and mine.error is not None:
+        mine = attempt(self.lane.rank, call)
+        if mine.error is not None:
             self.watchdog.note(f"has ended its body: {mine.line}\n{mine.text}")
             tell(worlds, mine.error)
-        outcomes: list[Outcome] = [outcome for outcome in self._together("body", _packed(mine)) if outcome is not None]
+        everyone: list[Outcome] = self._together("body", _packed(mine))
+        outcomes = everyone[:n] + [outcome for outcome in everyone[n:] if outcome.state != "passed"]
         settled = attempt(self.lane.rank, lambda: settle(outcomes, n))
         for world in worlds:
             world.close()
@@ -77,10 +82,8 @@ def tell(worlds: list[Any], error: BaseException) -> None:
             world.fail(error)
 
 
-def _packed(outcome: Outcome | None) -> Outcome | None:
+def _packed(outcome: Outcome) -> Outcome:
     """The outcome as it travels: the value pickled (None if it cannot be), the exception left behind."""
-    if outcome is None:
-        return None
     try:
         value = pickle.dumps(outcome.value)
     except Exception:  # pickle raises many kinds

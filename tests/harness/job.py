@@ -55,6 +55,7 @@ class Job:
                     "ids": [item.nodeid for item in items],
                     "journal": str(self._journal),
                     "path": sys.path,
+                    "outer": os.getpid(),
                 }
             ),
             encoding="utf-8",
