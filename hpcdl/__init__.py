@@ -12,10 +12,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .reduction.reducer import Reducer as Reducer
+    from .start import init as init
     from .world import World as World
-    from .world import init as init
 
-_HOME = {"init": ".world", "World": ".world", "Reducer": ".reduction.reducer"}
+_HOME = {"init": ".start", "World": ".world", "Reducer": ".reduction.reducer"}
 __all__ = ["Reducer", "World", "__version__", "init"]
 
 

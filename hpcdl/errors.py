@@ -6,6 +6,7 @@
     ├── DataError            (also ValueError)    a file is broken: truncated, wrong magic, sizes that lie
     ├── NonFinite            (also ArithmeticError)  NaN or infinity where `check_finite` was asked for
     ├── LaunchError                               no launcher, a wrong one, or N worlds of one rank
+    ├── WaitTimeout          (also TimeoutError)  `wait(timeout=…)` ran out; the operation goes on
     └── CommunicationError                        the same text on every rank of the world
         ├── Mismatch                              ranks disagree on shape, dtype, order, codec, …
         ├── Stalled          (also TimeoutError)  no progress within the time-out
@@ -28,6 +29,7 @@ __all__ = [
     "PeerLost",
     "Stalled",
     "UnknownName",
+    "WaitTimeout",
 ]
 
 
@@ -53,6 +55,10 @@ class NonFinite(HpcdlError, ArithmeticError):
 
 class LaunchError(HpcdlError):
     """The job was started in a way that cannot work."""
+
+
+class WaitTimeout(HpcdlError, TimeoutError):
+    """`wait(timeout=…)` ran out. The operation goes on and can be waited for again."""
 
 
 class CommunicationError(HpcdlError):

@@ -15,7 +15,20 @@ from .dtypes import BFLOAT16, accumulator, dtype_of, is_floating, kind_of
 from .host import HOST
 from .library import Array, Arrays, Event
 
-__all__ = ["BFLOAT16", "HOST", "Array", "Arrays", "Event", "accumulator", "dtype_of", "is_array", "is_floating", "kind_of", "of"]
+__all__ = [
+    "BFLOAT16",
+    "HOST",
+    "Array",
+    "Arrays",
+    "Event",
+    "accumulator",
+    "device_name",
+    "dtype_of",
+    "is_array",
+    "is_floating",
+    "kind_of",
+    "of",
+]
 
 
 def of(x: Any) -> Arrays:
@@ -37,3 +50,10 @@ def is_array(x: Any) -> bool:
 def _is_cupy(x: Any) -> bool:
     cupy = sys.modules.get("cupy")
     return cupy is not None and isinstance(x, cupy.ndarray)
+
+
+def device_name(local_rank: int) -> str:
+    """The device of a local rank: ``cuda:N`` where CuPy has been imported and finds GPUs, else ``cpu``."""
+    cupy = sys.modules.get("cupy")
+    devices = int(cupy.cuda.runtime.getDeviceCount()) if cupy is not None and cupy.is_available() else 0
+    return f"cuda:{local_rank % devices}" if devices else "cpu"

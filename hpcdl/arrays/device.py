@@ -6,7 +6,7 @@ from typing import Any
 
 import cupy
 
-from .library import Array, Event
+from .library import Array, Arrays, Event
 
 __all__ = ["DEVICE"]
 
@@ -24,7 +24,7 @@ class _Device:
     """CuPy. Work is queued on the current stream and runs in its order."""
 
     name = "cupy"
-    xp = cupy
+    xp: Any = cupy
     on_host = False
 
     def empty(self, n: int, dtype: Any) -> Array:
@@ -33,11 +33,17 @@ class _Device:
     def cast(self, source: Array, target: Array) -> None:
         cupy.copyto(target, source, casting="unsafe")
 
+    def round_to_int8(self, source: Array, target: Array) -> None:
+        cupy.copyto(target, cupy.nan_to_num(cupy.clip(cupy.rint(source), -128, 127)), casting="unsafe")
+
     def peaks(self, rows: Array) -> Array:
         return cupy.abs(rows).max(axis=1)
 
     def all_between(self, rows: Array, low: float, high: float) -> bool:
         return False
+
+    def all_finite(self, x: Array) -> bool:
+        return bool(cupy.isfinite(x).all().get())
 
     def event(self) -> Event:
         return _Mark()
@@ -54,4 +60,4 @@ class _Device:
         return np.frombuffer(cupy.cuda.alloc_pinned_memory(max(nbytes, 1)), np.uint8, count=nbytes)
 
 
-DEVICE = _Device()
+DEVICE: Arrays = _Device()

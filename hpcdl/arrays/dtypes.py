@@ -18,9 +18,9 @@ _VALID = "float16, bfloat16, float32, float64, int8 … int64, uint8 … uint64,
 
 def dtype_of(dtype: Any) -> np.dtype[Any]:
     """The NumPy dtype for `dtype`; raises InvalidArgument for one that collectives don't take (complex, object, …)."""
-    dtype = np.dtype(dtype)
-    kind_of(dtype)
-    return dtype
+    found: np.dtype[Any] = np.dtype(dtype)
+    kind_of(found)
+    return found
 
 
 def is_floating(dtype: np.dtype[Any]) -> bool:

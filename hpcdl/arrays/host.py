@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 
 from .dtypes import BFLOAT16
-from .library import Array, Event
+from .library import Array, Arrays, Event
 
 try:
     import numkong
 except ImportError:  # no wheel for this processor: NumPy's casts, slower and otherwise the same
-    numkong = None
+    numkong = None  # type: ignore[assignment]
 
 __all__ = ["HOST"]
 
-_NAMES = {np.dtype(np.float32): "float32", np.dtype(np.float16): "float16", BFLOAT16: "bfloat16"}
+_ROW = 128  # short enough that BLAS does not start threads for it
+
+_NAMES: dict[np.dtype[Any], Any] = {np.dtype(np.float32): "float32", np.dtype(np.float16): "float16", BFLOAT16: "bfloat16"}
 
 
 class _Done:
@@ -37,18 +39,24 @@ def _fast(x: Array) -> bool:
 
 def _keep_nans(source: Array, target: Array) -> None:
     """Make NaN again what was NaN. Why: numkong 7.8 rounds NaNs with a long payload (a GPU's 0x7fffffff) up to zero."""
-    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        suspicious = not np.isfinite(np.einsum("i,i->", source, source))
-    if suspicious:
+    whole = source.size // _ROW * _ROW
+    sums = np.append(_square_sums(source[:whole].reshape(-1, _ROW)), _square_sums(source[whole:].reshape(1, -1)))
+    if not np.isfinite(sums).all():
         nan = np.isnan(source)
         target.view(np.uint16)[nan] = 0x7FC0 | (source.view(np.uint32)[nan] >> 16 & 0x8000).astype(np.uint16)
+
+
+def _square_sums(rows: Array) -> Array:
+    """Sum of squares of each row, (m, k) -> (m,), infinite where it overflows. One pass at memory speed."""
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        return np.vecdot(rows, rows)
 
 
 class _Host:
     """NumPy. Everything is final when the call returns."""
 
     name = "numpy"
-    xp = np
+    xp: Any = np
     on_host = True
 
     def empty(self, n: int, dtype: Any) -> Array:
@@ -63,14 +71,23 @@ class _Host:
         if target.dtype == BFLOAT16:
             _keep_nans(source, target)
 
+    def round_to_int8(self, source: Array, target: Array) -> None:
+        if numkong is not None and source.size:
+            numkong.astype(source, "int8", out=target)
+        else:
+            with np.errstate(invalid="ignore"):
+                np.copyto(target, np.nan_to_num(np.clip(np.rint(source), -128, 127)), casting="unsafe")
+
     def peaks(self, rows: Array) -> Array:
         return np.maximum(rows.max(axis=1), -rows.min(axis=1))
 
     def all_between(self, rows: Array, low: float, high: float) -> bool:
         # A row's sum of squares lies between peak^2 and k * peak^2: one pass at memory speed, where max and min take two slow ones.
-        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-            squares = np.einsum("ij,ij->i", rows, rows)
-            return bool(squares.min() >= low * low * rows.shape[1] and squares.max() <= high * high)
+        squares = _square_sums(rows)
+        return bool(squares.min() >= low * low * rows.shape[1] and squares.max() <= high * high)
+
+    def all_finite(self, x: Array) -> bool:
+        return bool(np.isfinite(x).all())
 
     def event(self) -> Event:
         return _DONE
@@ -85,4 +102,4 @@ class _Host:
         return np.empty(nbytes, np.uint8)
 
 
-HOST = _Host()
+HOST: Arrays = _Host()

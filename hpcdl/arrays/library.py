@@ -32,6 +32,10 @@ class Arrays(Protocol):
         """target[:] = source, converted, ties to even, at the speed of memory."""
         ...
 
+    def round_to_int8(self, source: Array, target: Array) -> None:
+        """target[:] = source, float32 to int8, to nearest, ties to even, saturating; NaN becomes 0."""
+        ...
+
     def peaks(self, rows: Array) -> Array:
         """Largest magnitude of each row of a float32 matrix (m, k) -> (m,); NaN where a row holds one."""
         ...
@@ -41,6 +45,10 @@ class Arrays(Protocol):
 
         A cheap filter: one pass over `rows`. A device answers False without looking, since looking waits.
         """
+        ...
+
+    def all_finite(self, x: Array) -> bool:
+        """Whether `x` holds neither NaN nor infinity. Waits for the device."""
         ...
 
     def event(self) -> Event:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from ..arrays import Array
 
-__all__ = ["HasNative", "Pending", "Placement", "Transport", "TransportFailure", "Truncated"]
+__all__ = ["HasNative", "NativeCalls", "Pending", "Placement", "Transport", "TransportFailure", "Truncated", "Turn"]
 
 
 class TransportFailure(Exception):
@@ -75,11 +75,44 @@ class Transport(Protocol):
         ...
 
 
+class Turn(Protocol):
+    """A place in the queue of a communicator's collective calls, which all ranks must make in the same order."""
+
+    passed: bool  # to be set once the holder has made its last call
+
+    def done(self) -> bool:
+        """Whether all earlier holders have passed."""
+        ...
+
+    source: int
+    nbytes: int
+
+    def cancel(self) -> None:
+        """Leave the queue."""
+        ...
+
+
+class NativeCalls(Protocol):
+    """The MPI library's own non-blocking collectives over the group, for host memory. Not counted by `Metered`."""
+
+    def take_turn(self) -> Turn:
+        """Queue up behind all who have done so before."""
+        ...
+
+    def iallreduce(self, x: Array, op: str) -> Pending:
+        """Reduce `x` in place with the operation that MPI calls `op` (``SUM``, ``PROD``, ``BAND``, …)."""
+        ...
+
+    def iallgather(self, mine: Array, everyone: Array) -> Pending:
+        """Gather each rank's `mine` into the rows of `everyone`."""
+        ...
+
+
 @runtime_checkable
 class HasNative(Protocol):
     """A transport with an MPI communicator below it."""
 
     @property
-    def native(self) -> Any:
-        """The mpi4py communicator."""
+    def native(self) -> NativeCalls:
+        """The library's own collectives."""
         ...

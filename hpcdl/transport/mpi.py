@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from mpi4py import MPI
 
 from ..arrays import Array
-from .base import Pending, Placement, Transport, TransportFailure, Truncated
+from .base import NativeCalls, Pending, Placement, Transport, TransportFailure, Truncated, Turn
 
-__all__ = ["MPITransport", "finalized", "library_version", "world"]
+__all__ = ["MPITransport", "before_finalize", "library_version", "world"]
 
 
 class _Message:
-    """A request of MPI. Holds its buffer, which MPI reads or writes until it is done."""
+    """A request of MPI. Holds its buffers, which MPI reads or writes until it is done."""
 
     __slots__ = ("_buf", "_request", "_status", "nbytes", "source")
 
-    def __init__(self, request: Any, buf: Array, status: Any | None) -> None:
+    def __init__(self, request: Any, buf: Any, status: Any | None = None) -> None:
         self._request = request
         self._buf = buf
         self._status = status
@@ -45,42 +46,95 @@ class _Message:
                 pass  # nothing left to give up
 
 
+class _Turn:
+    """One holder of a turn; see `Turn`."""
+
+    source = -1
+    nbytes = 0
+
+    def __init__(self, before: _Turn | None) -> None:
+        self.passed = False
+        self._before = before
+
+    def done(self) -> bool:
+        if self._before is not None and self._before.passed:
+            self._before = None
+        return self._before is None
+
+    def cancel(self) -> None:
+        self.passed = True
+
+
+class _Collective(_Message):
+    """A request of a collective call, which cannot be cancelled (MPI 4.1, sec. 6.12)."""
+
+    __slots__ = ()
+
+    def cancel(self) -> None:
+        pass
+
+
+class _NativeCalls:
+    """The library's own collectives on one communicator."""
+
+    def __init__(self, comm: Any) -> None:
+        self._comm = comm
+        self._last: _Turn | None = None
+
+    def take_turn(self) -> Turn:
+        self._last = _Turn(self._last)
+        return self._last
+
+    def iallreduce(self, x: Array, op: str) -> Pending:
+        try:
+            return _Collective(self._comm.Iallreduce(MPI.IN_PLACE, x, getattr(MPI, op)), x)
+        except MPI.Exception as error:
+            raise _failure(error) from error
+
+    def iallgather(self, mine: Array, everyone: Array) -> Pending:
+        try:
+            return _Collective(self._comm.Iallgather(mine, everyone), (mine, everyone))
+        except MPI.Exception as error:
+            raise _failure(error) from error
+
+
 class MPITransport:
     """Messages over one communicator of its own."""
 
     def __init__(self, comm: Any) -> None:
         comm.Set_errhandler(MPI.ERRORS_RETURN)
-        self.native = comm
+        self._comm = comm
+        self.native: NativeCalls = _NativeCalls(comm)
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
         everyone = MPI.COMM_WORLD.Get_group()
-        self.ranks = tuple(MPI.Group.Translate_ranks(comm.Get_group(), list(range(self.size)), everyone))
+        self.ranks: tuple[int, ...] = tuple(MPI.Group.Translate_ranks(comm.Get_group(), list(range(self.size)), everyone))
         self.tags = int(comm.Get_attr(MPI.TAG_UB) or 32767) + 1
         self.threaded: bool = MPI.Query_thread() == MPI.THREAD_MULTIPLE
 
     def isend(self, buf: Array, peer: int, tag: int) -> Pending:
         try:
-            return _Message(self.native.Isend([buf, buf.nbytes, MPI.BYTE], peer, tag), buf, None)
+            return _Message(self._comm.Isend([buf, buf.nbytes, MPI.BYTE], peer, tag), buf)
         except MPI.Exception as error:
             raise _failure(error) from error
 
     def irecv(self, buf: Array, peer: int | None, tag: int) -> Pending:
         source = MPI.ANY_SOURCE if peer is None else peer
         try:
-            return _Message(self.native.Irecv([buf, buf.nbytes, MPI.BYTE], source, tag), buf, MPI.Status())
+            return _Message(self._comm.Irecv([buf, buf.nbytes, MPI.BYTE], source, tag), buf, MPI.Status())
         except MPI.Exception as error:
             raise _failure(error) from error
 
     def group(self, ranks: tuple[int, ...], tag: int) -> Transport:
-        members = self.native.Get_group().Incl(list(ranks))
-        return MPITransport(self.native.Create_group(members, tag % self.tags))
+        members = self._comm.Get_group().Incl(list(ranks))
+        return MPITransport(self._comm.Create_group(members, tag % self.tags))
 
     def placement(self) -> Placement:
-        node = self.native.Split_type(MPI.COMM_TYPE_SHARED, key=self.rank)
+        node = self._comm.Split_type(MPI.COMM_TYPE_SHARED, key=self.rank)
         place = (node.Get_rank(), node.Get_size())
         first = node.bcast(self.rank if node.Get_rank() == 0 else None)
         node.Free()
-        leaders = sorted(set(self.native.allgather(first)))
+        leaders = sorted(set(self._comm.allgather(first)))
         return Placement(*place, leaders.index(first), len(leaders))
 
     def abort(self, code: int) -> None:
@@ -106,9 +160,13 @@ def library_version() -> str:
     return str(MPI.Get_library_version()).splitlines()[0].rstrip("\x00").strip()
 
 
-def finalized() -> bool:
-    """Whether MPI has ended already."""
-    return bool(MPI.Is_finalized())
+def before_finalize(action: Callable[[], None]) -> None:
+    """Call `action` when MPI is about to end, also where the user's program ends it."""
+
+    def delete(*_: object) -> None:
+        action()
+
+    MPI.COMM_SELF.Set_attr(MPI.Comm.Create_keyval(delete_fn=delete), None)
 
 
 def _failure(error: Any) -> TransportFailure:

@@ -15,7 +15,7 @@ class _Send:
     nbytes = 0
 
     def __init__(self, inner: Transport, buf: Array, peer: int, tag: int) -> None:
-        library = of(buf)
+        library, buf = of(buf), buf.view("u1")
         self._inner, self._peer, self._tag, self._device = inner, peer, tag, buf
         self._host = library.pinned(buf.nbytes)
         library.to_host(buf, self._host)
@@ -40,7 +40,7 @@ class _Receive:
     """The wire -> pinned host, then queued to the device in the order of its stream."""
 
     def __init__(self, inner: Transport, buf: Array, peer: int | None, tag: int) -> None:
-        self._buf, self._host = buf, of(buf).pinned(buf.nbytes)
+        self._buf, self._host = buf.view("u1"), of(buf).pinned(buf.nbytes)
         self._wire = inner.irecv(self._host, peer, tag)
         self._finished = False
         self.source, self.nbytes = -1, 0

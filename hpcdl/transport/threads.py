@@ -71,7 +71,7 @@ class ThreadTransport:
         self._name = name
 
     def isend(self, buf: Array, peer: int, tag: int) -> Pending:
-        message = _Message(self.hub, (self._name, peer, tag), buf, self.rank, sending=True)
+        message = _Message(self.hub, (self._name, peer, tag), buf.view("u1"), self.rank, sending=True)
         with self.hub.lock:
             for receive in self.hub.receives[message.key]:
                 if receive.source in (-1, self.rank):
@@ -82,7 +82,7 @@ class ThreadTransport:
         return message
 
     def irecv(self, buf: Array, peer: int | None, tag: int) -> Pending:
-        message = _Message(self.hub, (self._name, self.rank, tag), buf, -1 if peer is None else peer)
+        message = _Message(self.hub, (self._name, self.rank, tag), buf.view("u1"), -1 if peer is None else peer)
         with self.hub.lock:
             for send in self.hub.sends[message.key]:
                 if message.source in (-1, send.source):

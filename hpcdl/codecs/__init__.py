@@ -1,0 +1,25 @@
+"""What a chunk looks like on the wire. One codec a file; a new file is tested by being registered here."""
+
+from ..registry import Registry
+from .base import BLOCK, Codec
+from .bf16 import BF16
+from .fp16 import FP16
+from .int8 import Int8
+from .none import Exact
+
+__all__ = ["BF16", "BLOCK", "FP16", "Codec", "Exact", "Int8", "by_name", "codecs"]
+
+codecs: Registry[Codec] = Registry("codec")
+codecs.register("none", Exact)
+codecs.register("fp16", FP16)
+codecs.register("bf16", BF16)
+codecs.register("int8", Int8)
+
+_EXACT = Exact()
+
+
+def by_name(codec: "Codec | str | None") -> Codec:
+    """The codec that a user means: an instance, a spec such as ``"fp16"``, or None for no compression."""
+    if codec is None:
+        return _EXACT
+    return codecs.get(codec) if isinstance(codec, str) else codec

@@ -1,0 +1,44 @@
+"""What an argument of a collective must be; everything that can be told without asking the other ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..arrays import Array, dtype_of, is_floating, of
+from ..codecs import Codec
+from ..errors import InvalidArgument
+from .group import Group
+from .ops import Op
+
+__all__ = ["check_array", "check_codec", "check_residual"]
+
+
+def check_array(group: Group, x: Array, write: bool = False, numbers: bool = True) -> np.dtype[Any]:
+    """Raise InvalidArgument unless `x` is a contiguous array, writeable where it will be written; gives its dtype."""
+    of(x)
+    if not x.flags.c_contiguous:
+        raise InvalidArgument(f"{group.place}: the array of shape {x.shape} is not contiguous; pass numpy.ascontiguousarray(x)")
+    if write and not getattr(x.flags, "writeable", True):
+        raise InvalidArgument(f"{group.place}: the array of shape {x.shape} is read-only; pass a copy, or out=")
+    if numbers:
+        return dtype_of(x.dtype)
+    if x.dtype.hasobject:
+        raise InvalidArgument(f"{group.place}: dtype {x.dtype} holds Python objects, which have no bytes to send")
+    found: np.dtype[Any] = np.dtype(x.dtype)
+    return found
+
+
+def check_codec(group: Group, codec: Codec, dtype: np.dtype[Any]) -> None:
+    """Raise InvalidArgument where a lossy codec meets a dtype that is no float."""
+    if not codec.exact and not is_floating(dtype):
+        raise InvalidArgument(f"{group.place}: codec {codec.name!r} needs a floating dtype, got {dtype}; use codec='none'")
+
+
+def check_residual(group: Group, residual: Array, x: Array, op: Op, codec: Codec, work: np.dtype[Any]) -> None:
+    """Raise InvalidArgument unless `residual` can take what `codec` loses of `x`."""
+    if of(residual) is not of(x) or residual.shape != x.shape or residual.dtype != work or not residual.flags.c_contiguous:
+        raise InvalidArgument(f"{group.place}: error_feedback must be a contiguous {work} array of shape {x.shape} beside the data")
+    if op.name not in ("sum", "mean") or codec.exact:
+        raise InvalidArgument(f"{group.place}: error feedback is for op sum or mean with a lossy codec, not {op.name} with {codec.name}")

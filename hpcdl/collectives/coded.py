@@ -1,0 +1,108 @@
+"""Chunks that travel encoded, with error feedback where a residual is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from ..arrays import Array, of
+from .layout import PIECE_BYTES, pieces
+from .task import Task
+
+__all__ = ["CodedChunks"]
+
+
+class CodedChunks:
+    """How the executor reads and writes `task.x` through `task.codec`.
+
+    A final chunk is encoded once, by the rank that finished it, which decodes its own wire too; all others keep the wire they got and
+    forward it verbatim. Error feedback (Seide et al. 2014; Karimireddy et al. 2019, alg. 2) is done here, at each encoding.
+
+    Why: a residual kept at the input alone misses the errors of every later hop.
+    """
+
+    def __init__(self, task: Task, bounds: list[int]) -> None:
+        self._task, self._bounds = task, bounds
+        self._library = of(task.x)
+        self._length = PIECE_BYTES // 4
+        self._wires: dict[int, list[Array]] = {}  # final chunk -> its pieces' wires
+        widest = min(self._length, max((bounds[c + 1] - bounds[c] for c in range(len(bounds) - 1)), default=0))
+        self._decoded = task.pool.take(4 * widest).view("f4")
+        self._narrow = task.pool.take(4 * widest).view("f4") if task.x.itemsize != 4 else None
+
+    def release(self) -> None:
+        """Give the scratch memory back, once nothing is under way."""
+        for buf in (self._decoded, self._narrow, *(wire for wires in self._wires.values() for wire in wires)):
+            if buf is not None:
+                self._task.pool.give(buf.view("u1"))
+
+    def outgoing(self, lo: int, hi: int, final: bool, borrow: Callable[[int], Array]) -> Iterator[Array]:
+        """The wires of chunks [lo, hi), in order; each is made when it is asked for."""
+        for chunk in range(lo, hi):
+            if not final:
+                for begin, end in self._pieces(chunk):
+                    wire = borrow(self._task.codec.nbytes(end - begin))
+                    self._encode(begin, end, wire, final=False)
+                    yield wire
+            elif chunk in self._wires:
+                yield from self._wires[chunk]
+            else:
+                self._wires[chunk] = []
+                for begin, end in self._pieces(chunk):
+                    wire = self._task.pool.take(self._task.codec.nbytes(end - begin))
+                    self._wires[chunk].append(wire)
+                    self._encode(begin, end, wire, final=True)
+                    yield wire
+
+    def incoming(self, lo: int, hi: int, reduce: bool, borrow: Callable[[int], Array]) -> Iterator[tuple[Array, Callable[[], None]]]:
+        """Where to receive the wires of chunks [lo, hi), and what to do with each when it is there."""
+        for chunk in range(lo, hi):
+            kept = [] if reduce else self._wires.setdefault(chunk, [])
+            for begin, end in self._pieces(chunk):
+                nbytes = self._task.codec.nbytes(end - begin)
+                if reduce:
+                    wire, use = borrow(nbytes), self._add
+                else:
+                    wire, use = self._task.pool.take(nbytes), self._replace
+                    kept.append(wire)
+                yield wire, lambda use=use, begin=begin, end=end, wire=wire: use(begin, end, wire)  # type: ignore[misc]
+
+    def _pieces(self, chunk: int) -> Iterator[tuple[int, int]]:
+        return pieces(self._bounds[chunk], self._bounds[chunk + 1], self._length)
+
+    def _add(self, begin: int, end: int, wire: Array) -> None:
+        decoded = self._decoded[: end - begin]
+        self._task.codec.decode(wire, decoded)
+        self._task.op.combine(self._library, self._task.x[begin:end], decoded)
+
+    def _replace(self, begin: int, end: int, wire: Array) -> None:
+        target = self._task.x[begin:end]
+        if target.itemsize == 4:
+            self._task.codec.decode(wire, target)
+        else:
+            decoded = self._decoded[: end - begin]
+            self._task.codec.decode(wire, decoded)
+            self._library.cast(decoded, target)
+
+    def _encode(self, begin: int, end: int, wire: Array, final: bool) -> None:
+        """Write the wire of x[begin:end]; a final piece is scaled first, and takes on what its wire says."""
+        task, xp = self._task, self._library.xp
+        x = task.x[begin:end]
+        scale = x.dtype.type(task.scale.value) if final and task.scale is not None else None
+        residual = None if task.residual is None else task.residual[begin:end]
+        if residual is not None:
+            xp.add(x, residual, out=residual)  # the residual now holds what should go out; below, what did go out is taken off
+        source = x if residual is None else residual
+        if scale is not None:
+            source = xp.multiply(source, scale, out=x)
+        if self._narrow is not None:
+            self._library.cast(source, self._narrow[: end - begin])
+            source = self._narrow[: end - begin]
+        task.codec.encode(source, wire)
+        if final:
+            self._replace(begin, end, wire)
+        if residual is not None:
+            went_out = self._decoded[: end - begin]
+            task.codec.decode(wire, went_out)
+            if scale is not None and scale != 0:  # zero where no rank had any weight: nothing went out
+                xp.divide(went_out, scale, out=went_out)
+            xp.subtract(residual, went_out, out=residual)

@@ -1,0 +1,65 @@
+"""The collectives that a user can name: each schedule, the MPI library's own calls, and `auto`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..errors import UnknownName
+from ..registry import Registry
+from . import direct, halving_doubling, ring, tree
+from .execute import Body, execute
+from .native import Native
+from .schedule import Schedule
+from .task import Task
+
+__all__ = ["Collective", "Scheduled", "by_name", "check_name", "collectives", "schedules"]
+
+
+class Collective(Protocol):
+    """A way to reduce an array over all ranks of a group, bitwise equal on all of them."""
+
+    @property
+    def name(self) -> str:
+        """As the registry knows it."""
+        ...
+
+    def allreduce(self, task: Task) -> Body:
+        """Reduce `task.x` in place; yields what it waits for."""
+        ...
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """A schedule as a collective."""
+
+    schedule: Schedule
+
+    @property
+    def name(self) -> str:
+        return self.schedule.name
+
+    def allreduce(self, task: Task) -> Body:
+        return execute(self.schedule, task)
+
+
+#: Every schedule, to be proved by the tests.
+schedules: tuple[Schedule, ...] = tuple(getattr(file, name) for file in (ring, halving_doubling, tree, direct) for name in file.__all__)
+
+collectives: Registry[Collective] = Registry("collective")
+for _schedule in schedules:
+    if _schedule.kind == "allreduce":
+        collectives.register(_schedule.name, lambda schedule=_schedule: Scheduled(schedule))
+collectives.register("native", lambda: Native(otherwise=Scheduled(tree.ALL_REDUCE)))
+
+
+def check_name(name: str) -> None:
+    """Raise UnknownName unless `name` is a collective or ``auto``."""
+    if name != "auto" and name not in collectives:
+        raise UnknownName(f"unknown collective {name!r}; known: {', '.join(sorted(['auto', *collectives]))}")
+
+
+def by_name(name: str) -> Collective:
+    """The collective of that name. Raises UnknownName."""
+    check_name(name)
+    return collectives.get(name)

@@ -1,0 +1,121 @@
+"""The control lane: a communicator of its own, used for trouble only.
+
+A rank that finds ranks disagreeing, or makes no progress for the time-out, posts its state here; every rank answers with its own, and
+each forms the same verdict from them. On the good path nothing is sent.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..transport.base import Pending, Transport, TransportFailure
+
+__all__ = ["Control", "Entry", "State", "whereabouts"]
+
+_TAG = 0
+_CAPACITY = 1 << 15  # bytes of a message
+_PACKAGE = str(Path(__file__).resolve().parent.parent)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An operation, as told to others."""
+
+    number: int
+    fingerprint: int
+    text: str
+
+
+@dataclass
+class State:
+    """What a rank tells about itself."""
+
+    rank: int
+    cause: str = ""  # "" where it only answers; else stalled, mismatch, lost or raised
+    detail: str = ""
+    waiting: list[Entry] = field(default_factory=list)
+    recent: list[Entry] = field(default_factory=list)
+    where: str = ""  # line of the user's program
+    started: int = 0  # operations started so far
+    left: str = ""  # "" while it runs; else "ended" or "raised …"
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> State:
+        """From plain values."""
+        entries = {key: [Entry(**entry) for entry in values[key]] for key in ("waiting", "recent")}
+        return cls(**{**values, **entries})
+
+
+class Control:
+    """Small messages to every rank of a group, from any rank at any time."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._inbox = np.empty(_CAPACITY, np.uint8)
+        self._receive: Pending | None = transport.irecv(self._inbox, None, _TAG) if transport.size > 1 else None
+        self._sent: list[tuple[Pending, Any]] = []
+
+    def post(self, kind: str, state: State, only: int | None = None) -> None:
+        """Tell every other rank (or `only` one). Does not wait for them, and does not mind that some are gone."""
+        data = json.dumps([kind, state.to_json()]).encode()
+        buf = np.frombuffer(data, np.uint8)
+        for peer in range(self._transport.size):
+            if peer != self._transport.rank and only in (None, peer):
+                try:
+                    self._sent.append((self._transport.isend(buf, peer, _TAG), buf))
+                except TransportFailure:
+                    continue
+
+    def read(self) -> list[tuple[str, State]]:
+        """What has come since the last call."""
+        messages = []
+        while self._receive is not None:
+            try:
+                if not self._receive.done():
+                    break
+                kind, values = json.loads(self._inbox[: self._receive.nbytes].tobytes())
+                messages.append((kind, State.from_json(values)))
+                self._receive = self._transport.irecv(self._inbox, None, _TAG)
+            except TransportFailure:
+                self._receive = None
+        return messages
+
+    def flushed(self) -> bool:
+        """Whether all that was posted has gone out."""
+        self._sent = [(pending, buf) for pending, buf in self._sent if not _gone(pending)]
+        return not self._sent
+
+    def close(self) -> None:
+        """Receive no more."""
+        if self._receive is not None:
+            self._receive.cancel()
+            self._receive = None
+
+
+def _gone(pending: Pending) -> bool:
+    try:
+        return pending.done()
+    except TransportFailure:
+        return True
+
+
+def whereabouts(thread: int) -> str:
+    """Where `thread` is in the user's program, as ``train.py:37 in main``: its innermost frame outside of this package."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith(_PACKAGE) and file != threading.__file__ and "importlib" not in file:
+            return f"{Path(file).name}:{frame.f_lineno} in {frame.f_code.co_name}"
+        frame = frame.f_back
+    return ""

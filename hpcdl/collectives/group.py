@@ -1,0 +1,216 @@
+"""A group of ranks that communicate: its transport, its count of operations, and what happens when one of them goes wrong."""
+
+from __future__ import annotations
+
+import time
+import traceback
+import zlib
+from collections import Counter, deque
+from collections.abc import Callable, Generator
+from typing import Any
+
+import numpy as np
+
+from ..arrays import HOST, Arrays
+from ..codecs import by_name as codec_by_name
+from ..errors import CommunicationError, InvalidArgument
+from ..transport.base import Pending, Transport, TransportFailure, Truncated
+from ..transport.staged import Staged
+from ..transport.subset import Subset
+from . import tree
+from .control import Control, Entry, State, whereabouts
+from .execute import Disagreement, execute
+from .operation import Operation, Signature
+from .ops import by_name as op_by_name
+from .pool import Pool
+from .progress import Engine
+from .task import Task
+from .verdict import judge
+
+__all__ = ["Call", "Group"]
+
+_FIRST_PROBE = 2.0  # seconds without progress after which a rank compares notes with its neighbour; doubles each time
+_GRACE = 5.0  # seconds that ranks get to answer an alarm
+_REMEMBER = 16  # finished operations that a rank can still tell others about
+
+#: Makes the body of an operation from its tag and its header.
+Call = Callable[[int, Any], Generator[Pending, None, Any]]
+
+
+class Group:
+    """One rank's end of a group. `label` names it in errors; `timeout` is in seconds."""
+
+    def __init__(self, engine: Engine, transport: Transport, lane: Transport, label: str, timeout: float) -> None:
+        self.engine = engine
+        self.transport = transport
+        self.label = label
+        self.timeout = timeout
+        self.place = f"rank {transport.rank} of {transport.size}"
+        self.broken: CommunicationError | None = None
+        self.left = ""
+        self._lane = lane
+        self._control = Control(lane)
+        self._staged = Staged(transport)
+        self._pools: dict[str, Pool] = {}
+        self._started = 0
+        self._active: dict[int, Operation] = {}
+        self._recent: deque[tuple[int, Signature]] = deque(maxlen=_REMEMBER)
+        self._departed: dict[int, State] = {}
+        self._states: dict[int, State] = {}  # of this episode of trouble
+        self._deadline = 0.0
+        self._probe_at: dict[int, float] = {}
+        self._made: Counter[tuple[int, ...]] = Counter()
+        engine.add_group(self)
+
+    def carrier(self, library: Arrays) -> Transport:
+        """The transport for arrays of `library`."""
+        return self.transport if library is HOST else self._staged
+
+    def pool(self, library: Arrays) -> Pool:
+        """Scratch memory of `library`."""
+        return self._pools.setdefault(library.name, Pool(library))
+
+    def start(self, signature: Signature, call: Call) -> Operation:
+        """Start an operation that all ranks of the group start as their next one."""
+        with self.engine.locked():
+            self._check_usable()
+            number, self._started = self._started, self._started + 1
+            header = np.array([number, signature.fingerprint()], np.int64)
+            operation = Operation(self, number, signature, call(number % (self.transport.tags - 1), header))
+            self._submit(operation)
+        return operation
+
+    def _submit(self, operation: Operation) -> None:
+        self._active[operation.number] = operation
+        self.engine.submit(operation)
+        if self._departed and not operation.finished:
+            self._check_departed()
+
+    def subgroup(self, members: tuple[int, ...], label: str) -> Group:
+        """A group of `members` (ranks of this one), with communicators of its own. Called by the members only, by all of them.
+
+        Members first agree through the progress loop that they are all here, so that the blocking call into MPI which follows cannot hang.
+        """
+        subset = Subset(self.transport, members)
+        self._made[members] += 1
+        identity = zlib.crc32(repr((members, self._made[members])).encode())
+        signature = Signature("group", extra=f"members {list(members)}")
+        with self.engine.locked():
+            self._check_usable()
+            header = np.array([identity, signature.fingerprint()], np.int64)
+            task = _rendezvous(subset, self.pool(HOST), self.transport.tags - 1, header)
+            operation = Operation(self, -1 - sum(self._made.values()), signature, execute(tree.ALL_REDUCE, task))
+            self._submit(operation)
+        operation.wait()
+        with self.engine.locked():
+            transport = self.transport.group(members, 2 * identity)
+            lane = self._lane.group(members, 2 * identity + 1)
+            return Group(self.engine, transport, lane, label, self.timeout)
+
+    def forget(self, operation: Operation) -> None:
+        """Called by an operation that has finished."""
+        self._active.pop(operation.number, None)
+        self._probe_at.pop(operation.number, None)
+        self._recent.append((operation.number, operation.signature))
+
+    def trouble(self, operation: Operation, error: Exception) -> None:
+        """Called by the engine when `operation` cannot go on by itself."""
+        operation.troubled = True
+        if isinstance(error, Disagreement | Truncated):
+            self._alarm("mismatch", f"in operation {operation.number}, {operation.signature}: {error}")
+        elif isinstance(error, TransportFailure):
+            self._alarm("lost", f"in operation {operation.number}, {operation.signature}: {error}")
+        else:
+            line = traceback.extract_tb(error.__traceback__)[-1]
+            self._alarm("failed", f"{operation.signature}: {type(error).__name__}: {error} ({line.name}, line {line.lineno})")
+
+    def watch(self, now: float) -> bool:
+        """Read the control lane; look for operations that make no progress. Called by the engine now and then."""
+        messages = self._control.read()
+        for kind, state in messages:
+            self._hear(kind, state)
+        if self._states and self.broken is None:
+            if len({**self._departed, **self._states}) == self.transport.size or now > self._deadline:
+                self._fail(judge({**self._departed, **self._states}, self.transport.size, self.label))
+        elif self.broken is None:
+            for operation in tuple(self._active.values()):
+                self._look_at(operation, now)
+        return bool(messages)
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """Tell the others that this rank starts no more operations, and why."""
+        with self.engine.locked():
+            if not self.left:
+                self.left = "ended" if error is None else f"raised {type(error).__name__}: {error}"[:2000]
+                self._control.post("left", self._state())
+
+    def all_left(self) -> bool:
+        """Whether every other rank has left, so that nobody will ask this one for anything any more."""
+        return len(self._departed) == self.transport.size - 1 and not self._active
+
+    def close(self) -> None:
+        """Give back what the group holds, once nothing is under way."""
+        with self.engine.locked():
+            self._control.close()
+            self.transport.close()
+
+    def _check_usable(self) -> None:
+        if self.broken is not None:
+            raise type(self.broken)(*self.broken.args)
+        if self.left:
+            raise InvalidArgument(f"{self.place}: {self.label} is closed")
+
+    def _look_at(self, operation: Operation, now: float) -> None:
+        idle = now - operation.moved_at
+        if idle > self.timeout:
+            operation.troubled = True
+            self._alarm("stalled", f"no progress for {idle:.0f} s in operation {operation.number}, {operation.signature}")
+        elif idle > _FIRST_PROBE and now > self._probe_at.get(operation.number, 0):
+            self._probe_at[operation.number] = now + idle
+            self._control.post("probe", self._state(), only=(self.transport.rank + 1) % self.transport.size)
+
+    def _hear(self, kind: str, state: State) -> None:
+        if kind == "left":
+            self._departed[state.rank] = state
+            self._check_departed()
+        elif kind == "probe":
+            mine = {entry.number: entry.fingerprint for entry in [*self._state().recent, *self._state().waiting]}
+            if any(mine.get(entry.number, entry.fingerprint) != entry.fingerprint for entry in state.waiting if entry.number >= 0):
+                self._alarm("mismatch", f"it is in another operation than rank {state.rank}")
+        else:
+            self._states[state.rank] = state
+            self._alarm("", "")
+
+    def _check_departed(self) -> None:
+        """Raise the alarm if an operation needs a rank that left before it."""
+        if any(number >= state.started for state in self._departed.values() for number in self._active if number >= 0):
+            self._alarm("departed", "")
+
+    def _alarm(self, cause: str, detail: str) -> None:
+        """Begin or join an episode of trouble: tell everybody this rank's state, once."""
+        mine = self.transport.rank
+        if self.broken is not None or mine in self._states:
+            return
+        self._deadline = time.monotonic() + _GRACE
+        self._states[mine] = self._state(cause, detail[:2000])
+        self._control.post("state", self._states[mine])
+
+    def _state(self, cause: str = "", detail: str = "") -> State:
+        waiting = [_entry(number, operation.signature) for number, operation in self._active.items()]
+        recent = [_entry(number, signature) for number, signature in self._recent]
+        where = "" if waiting else whereabouts(self.engine.owner)
+        return State(self.transport.rank, cause, detail, waiting[:_REMEMBER], recent, where, self._started, self.left)
+
+    def _fail(self, error: CommunicationError) -> None:
+        self.broken = error
+        for operation in tuple(self._active.values()):
+            operation.finish(error=error)
+
+
+def _rendezvous(transport: Transport, pool: Pool, tag: int, header: Any) -> Task:
+    """A task that moves nothing but its header: a barrier."""
+    return Task(np.empty(0, np.uint8), op_by_name("bit_or"), codec_by_name(None), transport, pool, tag, header)
+
+
+def _entry(number: int, signature: Signature) -> Entry:
+    return Entry(number, signature.fingerprint(), str(signature)[:500])

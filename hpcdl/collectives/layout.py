@@ -1,0 +1,37 @@
+"""Where chunks begin and end, and the pieces in which they travel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+__all__ = ["PIECE_BYTES", "pieces", "split_blocks", "split_evenly"]
+
+#: A chunk travels in pieces of this many bytes: small enough to be encoded and added within the cache, large enough that the cost of a
+#: message does not matter, far below what an MPI count can hold.
+PIECE_BYTES = 1 << 19
+
+
+def split_blocks(n: int, chunks: int, block: int) -> list[int]:
+    """Bounds of `chunks` chunks of `n` elements, each but the last a whole number of blocks: chunk c is [bounds[c], bounds[c+1]).
+
+    >>> split_blocks(1000, 3, 128)
+    [0, 256, 640, 1000]
+    """
+    count = -(-n // block)
+    return [min(n, block * (count * chunk // chunks)) for chunk in range(chunks + 1)]
+
+
+def split_evenly(n: int, chunks: int) -> list[int]:
+    """Bounds that numpy.array_split uses: the first ``n % chunks`` chunks are one longer.
+
+    >>> split_evenly(10, 4)
+    [0, 3, 6, 8, 10]
+    """
+    base, longer = divmod(n, chunks)
+    return [base * chunk + min(chunk, longer) for chunk in range(chunks + 1)]
+
+
+def pieces(lo: int, hi: int, length: int) -> Iterator[tuple[int, int]]:
+    """Cut [lo, hi) into pieces of `length` elements."""
+    for begin in range(lo, hi, length):
+        yield begin, min(hi, begin + length)

@@ -1,0 +1,117 @@
+"""A running collective: its signature, which must be the same on all ranks, and its handle."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Generator
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import CommunicationError
+from ..transport.base import Pending
+
+if TYPE_CHECKING:
+    from .group import Group
+
+__all__ = ["After", "Operation", "Signature"]
+
+
+class Signature(NamedTuple):
+    """What must be the same on all ranks. `name` is for the reader of an error."""
+
+    kind: str
+    op: str = ""
+    dtype: str = ""
+    shape: tuple[int | None, ...] = ()  # None: may differ between ranks
+    codec: str = ""
+    collective: str = ""
+    extra: str = ""
+    name: str = ""
+
+    def __str__(self) -> str:
+        shape = "×".join("?" if n is None else str(n) for n in self.shape) or "scalar"
+        parts = [self.op, f"{self.dtype} of shape {shape}" if self.dtype else "", f"codec {self.codec}" if self.codec else ""]
+        parts += [f"collective {self.collective}" if self.collective else "", self.extra, f"named {self.name!r}" if self.name else ""]
+        return f"{self.kind}({', '.join(filter(None, parts))})"
+
+    def fingerprint(self) -> int:
+        """64 bits that tell signatures apart, the same in every process."""
+        return _fingerprint(self)
+
+
+@lru_cache(maxsize=4096)
+def _fingerprint(signature: Signature) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(tuple(signature)).encode(), digest_size=8).digest(), "little", signed=True)
+
+
+class Operation:
+    """The handle of a collective under way. Handles may be waited for in any order, whatever the other ranks do."""
+
+    def __init__(self, group: Group, number: int, signature: Signature, body: Generator[Pending, None, Any]) -> None:
+        self.group = group
+        self.number = number  # counts the operations of the group, the same on every rank
+        self.signature = signature
+        self.finished = False
+        self.error: CommunicationError | None = None
+        self.result: Any = None
+        self.moved_at = self.started_at = time.monotonic()
+        self.troubled = False  # does not go on; the ranks are finding out why
+        self._body = body
+        self._waits_for: Pending | None = None
+
+    def done(self) -> bool:
+        """Whether it has finished, well or not. Lets all operations of this process make progress; never blocks."""
+        if not self.finished:
+            self.group.engine.poll()
+        return self.finished
+
+    def wait(self, timeout: float | None = None) -> Any:
+        """Return the result when it is there.
+
+        Raises WaitTimeout after `timeout` seconds (the operation goes on and can be waited for again), and CommunicationError, the same on
+        every rank, where it can never finish.
+        """
+        if not self.finished:
+            self.group.engine.run_until(self, timeout)
+        if self.error is not None:
+            raise type(self.error)(*self.error.args)
+        return self.result
+
+    def advance(self) -> bool:
+        """Go as far as possible without blocking; whether anything happened. Under the engine's lock."""
+        if self.finished or self.troubled or (self._waits_for is not None and not self._waits_for.done()):
+            return False
+        try:
+            while True:
+                self._waits_for = next(self._body)
+                if not self._waits_for.done():
+                    self.moved_at = time.monotonic()
+                    return True
+        except StopIteration as stop:
+            self.finish(stop.value)
+            return True
+
+    def finish(self, result: Any = None, error: CommunicationError | None = None) -> None:
+        """Set the outcome, once."""
+        if not self.finished:
+            if error is not None and self._waits_for is not None:
+                self._waits_for.cancel()
+            self.result, self.error, self.finished = result, error, True
+            self.group.forget(self)
+
+
+class After:
+    """Another operation as something to wait for inside a body."""
+
+    source = -1
+    nbytes = 0
+
+    def __init__(self, operation: Operation) -> None:
+        self.operation = operation
+
+    def done(self) -> bool:
+        return self.operation.finished
+
+    def cancel(self) -> None:
+        pass

@@ -1,0 +1,18 @@
+"""What `auto` means: a fixed table from size to collective, the same on every rank. Never picks a lossy codec."""
+
+from __future__ import annotations
+
+from ..codecs import Codec
+from ..transport.base import HasNative, Transport
+
+__all__ = ["choose"]
+
+_LATENCY_BYTES = 1 << 12  # below: the number of steps decides
+_MIDDLE_BYTES = 1 << 16  # below: still few steps, but the bytes begin to count
+
+
+def choose(nbytes: int, codec: Codec, transport: Transport) -> str:
+    """The name of the collective for an array of `nbytes` (as sent without a codec)."""
+    if nbytes <= _LATENCY_BYTES:
+        return "native" if codec.exact and isinstance(transport, HasNative) else "tree"
+    return "halving-doubling" if nbytes <= _MIDDLE_BYTES else "ring"

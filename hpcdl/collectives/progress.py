@@ -1,0 +1,171 @@
+"""One loop that advances all operations of all groups of this process, and never blocks inside MPI.
+
+Whoever waits drives it in their own thread; a background thread drives it while nobody waits, so that communication goes on behind
+computation and a rank deep in user code still answers when others ask why nothing moves.
+
+Why one lock and no second communicator for blocking calls: a blocking call that starts its operation and then drives this very loop has
+no thread hand-over, keeps one order of operations for all calls, and works with MPI_THREAD_SERIALIZED.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING
+
+from ..errors import HpcdlError, WaitTimeout
+
+if TYPE_CHECKING:
+    from .group import Group
+    from .operation import Operation
+
+__all__ = ["Backoff", "Engine"]
+
+_SPIN = 50e-6  # seconds of testing without a pause; more would burn the core that a late rank needs
+_LONGEST_PAUSE = 1e-3
+_WATCH_EVERY = 20e-3  # seconds between looks at the control lanes while something is under way
+_IDLE_WATCH = 50e-3  # and while nothing is
+
+
+class Backoff:
+    """Pauses that grow with the time waited already: a wait gets at most an eighth longer, and a long one costs almost nothing."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    def pause(self, moved: bool) -> None:
+        """Pause, unless something has just moved."""
+        now = time.perf_counter()
+        if moved:
+            self._since = now
+        elif now - self._since < _SPIN:
+            os.sched_yield() if hasattr(os, "sched_yield") else time.sleep(0)
+        else:
+            time.sleep(min((now - self._since) / 8, _LONGEST_PAUSE))
+
+
+class Engine:
+    """The progress loop of one rank."""
+
+    def __init__(self, threaded: bool) -> None:
+        self.owner = threading.get_ident()  # the thread that runs the user's program
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._operations: list[Operation] = []
+        self._groups: weakref.WeakSet[Group] = weakref.WeakSet()
+        self._waiters = 0
+        self._watched_at = 0.0
+        self._work = threading.Event()
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        if threaded:
+            self._thread = threading.Thread(target=_serve, args=(weakref.ref(self),), name="hpcdl-progress", daemon=True)
+            self._thread.start()
+
+    def add_group(self, group: Group) -> None:
+        """Watch the control lane of `group` from now on."""
+        self._groups.add(group)
+
+    def locked(self) -> threading.RLock:
+        """The lock under which the transport is used."""
+        self._check_process()
+        return self._lock
+
+    def submit(self, operation: Operation) -> None:
+        """Start `operation`: its first messages are under way when this returns."""
+        self._operations.append(operation)
+        self._advance(operation)
+        self._operations = [other for other in self._operations if not other.finished]
+        if not operation.finished:
+            self._work.set()
+
+    def groups(self) -> list[Group]:
+        """All groups that are still in use."""
+        return list(self._groups)
+
+    def poll(self) -> bool:
+        """One round of the loop, unless another thread is at it; whether anything happened."""
+        self._check_process()
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            return self._round()
+        finally:
+            self._lock.release()
+
+    def run_until(self, operation: Operation, timeout: float | None = None) -> None:
+        """Drive the loop until `operation` has finished. Raises WaitTimeout after `timeout` seconds."""
+        self._check_process()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        backoff = Backoff()
+        self._waiters += 1
+        try:
+            while not operation.finished:
+                with self._lock:
+                    moved = not operation.finished and self._round()
+                if operation.finished:
+                    return
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise WaitTimeout(f"{operation.group.place}: {operation.signature} has not finished after {timeout} s; it goes on")
+                backoff.pause(moved)
+        finally:
+            self._waiters -= 1
+
+    def close(self) -> None:
+        """Stop the background thread. Before MPI ends."""
+        self._closing = True
+        self._work.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout=5)
+
+    def _round(self) -> bool:
+        moved = False
+        for operation in tuple(self._operations):
+            moved |= self._advance(operation)
+        if moved:
+            self._operations = [operation for operation in self._operations if not operation.finished]
+        now = time.monotonic()
+        if now - self._watched_at > _WATCH_EVERY:
+            self._watched_at = now
+            for group in tuple(self._groups):
+                moved |= group.watch(now)
+            self._operations = [operation for operation in self._operations if not operation.finished]
+        return moved
+
+    def _advance(self, operation: Operation) -> bool:
+        try:
+            return operation.advance()
+        except Exception as error:  # whatever it is, all ranks must hear of it
+            operation.group.trouble(operation, error)
+            return True
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise HpcdlError(
+                "this process was forked from a rank and cannot communicate: MPI does not survive a fork; "
+                "communicate in the rank itself, or start workers with the spawn method"
+            )
+
+    def _serve_once(self, backoff: Backoff) -> None:
+        if self._waiters or not self._operations:
+            self._work.wait(_IDLE_WATCH)
+            self._work.clear()
+            if self._waiters:
+                return
+        with self._lock:
+            moved = self._round()
+        if self._operations:
+            backoff.pause(moved)
+
+
+def _serve(reference: weakref.ref[Engine]) -> None:
+    """Body of the background thread. It holds the engine only while it works, so that a forgotten engine ends it."""
+    backoff = Backoff()
+    while True:
+        engine = reference()
+        if engine is None or engine._closing:
+            return
+        engine._serve_once(backoff)
+        del engine

@@ -1,0 +1,45 @@
+"""One collective call, ready to be executed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ..arrays import Array
+from ..codecs import Codec
+from ..transport.base import Pending, Transport
+from .ops import Op
+from .pool import Pool
+
+__all__ = ["Scale", "Task"]
+
+
+class Scale(Pending, Protocol):
+    """A factor that may still be on its way, such as one over the sum of all ranks' weights."""
+
+    @property
+    def value(self) -> float:
+        """The factor, once done."""
+        ...
+
+
+@dataclass
+class Task:
+    """What a collective works on: `x` (flat, contiguous; float32, float64, integers or bytes) and how.
+
+    `residual` (float32 or float64, like `x`) is added before a value is encoded, and takes what the wire lost. `scale` multiplies each
+    final value once, before its owner encodes it. `header` is sent to each peer ahead of all else and must equal the peer's.
+    """
+
+    x: Array
+    op: Op
+    codec: Codec
+    transport: Transport
+    pool: Pool
+    tag: int
+    header: Array
+    residual: Array | None = None
+    scale: Scale | None = None
+    root: int = 0
+    bounds: list[int] | None = None  # chunk bounds, where the caller fixes them
+    met: set[tuple[str, int]] = field(default_factory=set)  # directions and peers that have the header already

@@ -1,0 +1,1 @@
+"""When and how gradients are reduced: buckets, the reducer, error feedback."""

@@ -1,0 +1,212 @@
+"""The reducer: gradients in, their mean over all ranks out, with communication behind the rest of backward."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..arrays import HOST, Array, dtype_of, of
+from ..codecs import Codec
+from ..codecs import by_name as codec_by_name
+from ..collectives import calls, moves
+from ..collectives.collective import check_name
+from ..collectives.operation import Operation
+from ..collectives.ops import by_name as op_by_name
+from ..collectives.task import Scale
+from ..errors import InvalidArgument, NonFinite
+from .bucket import Bucket, layout
+
+if TYPE_CHECKING:
+    from ..world import World
+
+__all__ = ["Reducer"]
+
+_BUCKET_BYTES = 4 << 20
+
+
+@dataclass
+class _Step:
+    """What a reducer knows of the step under way."""
+
+    running: list[Operation] = field(default_factory=list)  # one for each bucket that has started, in order
+    scale: Scale | None = None
+    weight: float = 1.0
+    announced: bool = False  # by begin()
+    flushed: bool = False
+    bad: list[int] = field(default_factory=list)  # parameters with NaN or infinity in this rank's gradient
+
+
+class Reducer:
+    """Means of gradients over all ranks, bucket by bucket. Made by all ranks, with the same arguments; several may work at once.
+
+    One step: write each gradient into ``views[i]`` and call ``ready(i)``, in any order; ``wait()`` ends it, and ``views[i]`` then holds the
+    mean (or the sum, with op="sum"), bitwise equal on all ranks. A full bucket is reduced while the rest of backward goes on, in the same
+    order on every rank whatever the order of ``ready``.
+
+    The mean is weighted, sum(w g) / sum(w), with w the number of samples behind this rank's gradient. The weight must be known before the
+    first bucket starts: ``begin(weight)`` announces it. ``wait(weight=…)`` does so at the end, and then nothing can overlap: a reducer
+    starts its first step's buckets in ``wait`` and goes on to start them early only if that ``wait`` had no weight.
+
+    shapes: of the parameters. dtype: one for all, or one each. codec, collective: as for `World.allreduce`. error_feedback: carry what
+    the codec lost over to the next step (`residuals`). bucket_bytes: size of a bucket. names: of the parameters, for errors.
+    check_finite: raise NonFinite on every rank when a gradient holds NaN or infinity on any. like: an array whose library (NumPy, CuPy)
+    the views shall have. Memory: one array the size of all gradients, and one more with error feedback.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        shapes: Sequence[Sequence[int]],
+        codec: Codec | str | None = None,
+        collective: str = "auto",
+        bucket_bytes: int = _BUCKET_BYTES,
+        error_feedback: bool = False,
+        op: str = "mean",
+        dtype: Any = "float32",
+        names: Sequence[str] | None = None,
+        check_finite: bool = False,
+        like: Array | None = None,
+    ) -> None:
+        self.codec, self.collective, self.op = codec_by_name(codec), collective, op_by_name(op)
+        check_name(collective)
+        sizes = [tuple(int(n) for n in shape) for shape in shapes]
+        dtypes = [dtype_of(d) for d in (dtype if isinstance(dtype, list | tuple) else [dtype] * len(sizes))]
+        self.names = list(names) if names is not None else [f"parameter {i}" for i in range(len(sizes))]
+        if not len(sizes) == len(dtypes) == len(self.names):
+            raise InvalidArgument(f"{len(sizes)} shapes need as many dtypes and names, got {len(dtypes)} and {len(self.names)}")
+        if bucket_bytes <= 0:
+            raise InvalidArgument(f"bucket_bytes must be more than 0, got {bucket_bytes}")
+        for d in dtypes:
+            self.op.check(d)
+        error_feedback = error_feedback and not self.codec.exact
+        described = ", ".join(f"{name}: {d}{list(s)}" for name, d, s in zip(self.names, dtypes, sizes, strict=True))
+        self._group = world.new_group("reducer")
+        moves.barrier(
+            self._group, f"{self.op.name}, codec {self.codec.name}, {collective}, {bucket_bytes} B, feedback {error_feedback}; {described}"
+        ).wait()
+
+        library = HOST if like is None else of(like)
+        plans = layout(sizes, dtypes, bucket_bytes)
+        self._buckets = [Bucket.allocate(library, plan, error_feedback) for plan in plans]
+        self._home = {index: number for number, plan in enumerate(plans) for index in plan.offsets}
+        cuts = {i: slice(plan.offsets[i], plan.offsets[i] + int(np.prod(sizes[i], dtype=np.int64))) for plan in plans for i in plan.offsets}
+        self.views: list[Array] = [self._buckets[self._home[i]].flat[cuts[i]].reshape(sizes[i]) for i in range(len(sizes))]
+        self.residuals: list[Array] | None = None
+        if error_feedback:
+            held = [bucket.residual for bucket in self._buckets]
+            self.residuals = [held[self._home[i]][cuts[i]].reshape(sizes[i]) for i in range(len(sizes))]  # type: ignore[index]
+        self._library = library
+        self._check_finite = check_finite
+        self._late_weights: bool | None = None  # whether wait() brings weights; None before the first wait
+        self.seconds_waiting = 0.0
+        self._step = _Step()
+
+    def begin(self, weight: float) -> None:
+        """Announce this step's weight, before the first `ready`. 0: this rank has no data, and its views count for nothing."""
+        if self._step.running or self._step.flushed:
+            raise InvalidArgument(f"{self._group.place}: begin() comes before the first ready() of a step")
+        self._step.announced = True
+        self._step.weight = self._checked(weight)
+
+    def ready(self, i: int) -> None:
+        """The gradient in ``views[i]`` is complete; it must not be touched until `wait` has returned."""
+        if not 0 <= i < len(self.views):
+            raise InvalidArgument(f"{self._group.place}: ready({i}): there are parameters 0 to {len(self.views) - 1}")
+        bucket = self._buckets[self._home[i]]
+        if i in bucket.ready or self._step.flushed:
+            why = "all were flushed already" if self._step.flushed else "it was ready already"
+            raise InvalidArgument(f"{self._group.place}: {self.names[i]} became ready twice in a step ({why}); wait() ends a step")
+        bucket.ready.add(i)
+        if self._step.announced or self._late_weights is False:
+            self._start_full()
+
+    def flush(self) -> None:
+        """End of backward: gradients that are not ready count as zero, and all buckets start that have not."""
+        if self._step.flushed:
+            return
+        self._step.flushed = True
+        for bucket in self._buckets:
+            for i in bucket.members - bucket.ready:
+                self.views[i][...] = 0
+            bucket.ready |= bucket.members
+        self._start_full()
+
+    def wait(self, weight: float | None = None) -> None:
+        """Return when all views hold the result; includes the flush. `weight`: this step's, if `begin` has not announced it."""
+        begun = time.perf_counter()
+        try:
+            self._take_weight(weight)
+            if not self._step.announced and self._step.weight and self.views and not self._step.flushed and not any(b.ready for b in self._buckets):
+                cure = "call ready(i) for each gradient that you wrote, or wait(weight=0) on a rank without data"
+                raise InvalidArgument(f"{self._group.place}: wait() before any gradient was ready; {cure}")
+            self.flush()
+            for operation in self._step.running:
+                operation.wait()
+            if self._check_finite:
+                self._raise_non_finite()
+        finally:
+            if self._step.flushed:
+                self._reset()
+            self.seconds_waiting += time.perf_counter() - begun
+
+    def _take_weight(self, weight: float | None) -> None:
+        if not self._step.announced:
+            self._late_weights = weight is not None or bool(self._late_weights)
+        if weight is None:
+            return
+        if (self._step.running or self._step.announced) and weight != self._step.weight:
+            raise InvalidArgument(
+                f"{self._group.place}: wait(weight={weight}) after buckets were reduced with weight {self._step.weight}; call begin({weight}) "
+                "before the first ready(), or give wait() a weight from the first step on"
+            )
+        self._step.weight = self._checked(weight)
+
+    def _checked(self, weight: float) -> float:
+        if not self.op.averages and weight != 1:
+            raise InvalidArgument(f"{self._group.place}: a weight is for op='mean', not {self.op.name!r}")
+        if not (np.isfinite(weight) and weight >= 0):
+            raise InvalidArgument(f"{self._group.place}: weight must be finite and not negative, got {weight}")
+        return float(weight)
+
+    def _start_full(self) -> None:
+        """Start the buckets whose turn it is: index order, the same on every rank."""
+        while len(self._step.running) < len(self._buckets) and self._buckets[len(self._step.running)].full():
+            number = len(self._step.running)
+            bucket = self._buckets[number]
+            if self._check_finite:
+                self._note_non_finite(bucket)
+            if self.op.averages and self._step.scale is None:
+                self._step.scale = calls.weight_sum(self._group, self._step.weight)
+            self._step.running.append(
+                calls.allreduce(
+                    self._group,
+                    bucket.flat,
+                    self.op,
+                    self.codec,
+                    self.collective,
+                    weight=self._step.weight if self.op.averages else None,
+                    scale=self._step.scale,
+                    residual=bucket.residual,
+                    name=f"bucket {number}",
+                )
+            )
+
+    def _note_non_finite(self, bucket: Bucket) -> None:
+        if self._step.weight:
+            self._step.bad += [i for i in sorted(bucket.members) if not self._library.all_finite(self.views[i])]
+
+    def _raise_non_finite(self) -> None:
+        mine = np.array([min(self._step.bad, default=-1)], np.int64)
+        everyone = moves.all_gather(self._group, mine).wait()
+        told = [f"rank {rank} of {len(everyone)} in the gradient of {self.names[i]!r}" for rank, i in enumerate(everyone) if i >= 0]
+        if told:
+            raise NonFinite(f"NaN or infinity on {'; '.join(told)}; cure: a lower learning rate, clipping, or loss scaling")
+
+    def _reset(self) -> None:
+        self._step = _Step()
+        for bucket in self._buckets:
+            bucket.ready.clear()

@@ -1,0 +1,75 @@
+"""The default world: made once, over MPI, and ended in good order whatever happens."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+from types import TracebackType
+from typing import Any
+
+from .errors import InvalidArgument, LaunchError
+from .launch.env import check_world
+from .transport.last_words import farewell, on_farewell
+from .world import World
+
+__all__ = ["init"]
+
+_lock = threading.Lock()
+_world: World | None = None
+_comm: Any = None
+
+
+def init(comm: Any = None, timeout: float | None = None) -> World:
+    """The world of all ranks that mpirun or srun started together; a second call returns the same one. Collective.
+
+    comm: an mpi4py communicator to use in place of COMM_WORLD. timeout: seconds without progress after which an operation raises Stalled
+    (default 600, or HPCDL_TIMEOUT). Raises LaunchError where no MPI library is found, or where the launcher belongs to another one.
+    """
+    global _world, _comm
+    with _lock:
+        if _world is not None:
+            if comm is not None and comm != _comm:
+                raise InvalidArgument("init was called before with another communicator; use world.split or world.group for further ones")
+            return _world
+        try:
+            from .transport import mpi
+        except (ImportError, RuntimeError) as error:
+            raise LaunchError(
+                f"mpi4py finds no MPI library ({error}); cure: load your site's MPI module, or pip install 'hpcdl[mpi]'"
+            ) from error
+        transport = mpi.world(comm)
+        if comm is None:
+            check_world(transport.size, transport.rank, mpi.library_version())
+        _world, _comm = World(transport, timeout), comm
+        _end_in_order(_world, transport, os.getpid())
+        mpi.before_finalize(_world.close)
+        return _world
+
+
+def _end_in_order(world: World, transport: Any, pid: int) -> None:
+    """See to it that this rank tells the others when it ends, and that nobody hangs in MPI_Finalize."""
+    previous = sys.excepthook
+
+    def on_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if os.getpid() != pid:
+            previous(kind, error, trace)
+            return
+        print(f"rank {world.rank} of {world.size}:", file=sys.stderr)
+        previous(kind, error, trace)
+        if world.size > 1:
+            farewell(error)
+            transport.abort(130 if issubclass(kind, KeyboardInterrupt) else 1)
+
+    def at_exit() -> None:
+        if os.getpid() != pid:
+            return
+        world.close()
+        if world.broken:
+            print(f"rank {world.rank} of {world.size}: ends a world that is broken, so all ranks end", file=sys.stderr)
+            transport.abort(1)
+
+    sys.excepthook = on_exception
+    atexit.register(at_exit)
+    on_farewell(world.close)

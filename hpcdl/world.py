@@ -1,0 +1,192 @@
+"""This process's place among the ranks, and the door to every collective."""
+
+from __future__ import annotations
+
+import os
+import time
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from .arrays import Array, device_name, is_array
+from .collectives import calls, moves
+from .collectives.group import Group
+from .collectives.operation import Operation
+from .collectives.progress import Backoff, Engine
+from .errors import InvalidArgument
+from .transport.base import Transport
+from .transport.metered import Metered
+from .transport.threads import ThreadHub
+
+__all__ = ["World"]
+
+_DEFAULT_TIMEOUT = 600.0  # seconds without progress
+_LANE_TAG = 1
+_GRACE = 2.0  # seconds that a dying rank waits for the others to hear of it
+
+
+class World:
+    """Ranks that communicate. Made by `init`, `split` and `group`; every method is collective unless it says otherwise.
+
+    rank, size: this process's number, and how many there are. local_rank, local_size: the same among the ranks of its node. node, nodes:
+    the same for nodes. device: ``cpu``, or ``cuda:N`` for the GPU that belongs to this local rank. ranks: these ranks in the world.
+
+    All ranks must call the same operations in the same order with arrays of the same shape and dtype; where they don't, every rank gets
+    the same Mismatch. A rank that never comes ends in Stalled after `timeout` seconds, one that dies in PeerLost.
+    """
+
+    def __init__(self, transport: Transport, timeout: float | None = None, group: Group | None = None) -> None:
+        if group is None:
+            transport = Metered(transport)
+            lane = transport.inner.group(tuple(range(transport.size)), _LANE_TAG)
+            engine = Engine(threaded=transport.threaded and transport.size > 1)
+            group = Group(engine, transport, lane, "the world", _timeout(timeout))
+        self._group = group
+        self._owns_engine = transport is group.transport
+        self.rank, self.size, self.ranks = group.transport.rank, group.transport.size, group.transport.ranks
+        with group.engine.locked():
+            place = group.transport.placement()
+        self.local_rank, self.local_size, self.node, self.nodes = place
+        self.device = device_name(self.local_rank)
+        self._names = count()
+
+    @classmethod
+    def solo(cls) -> World:
+        """A world of one rank, without MPI: what one process would do by itself."""
+        return cls(ThreadHub(1).transport(0))
+
+    def __repr__(self) -> str:
+        return f"<World rank {self.rank} of {self.size}, node {self.node} of {self.nodes}, {self.device}>"
+
+    @property
+    def bytes_sent(self) -> int:
+        """Payload bytes that this rank has sent so far, in all operations of all its groups; the MPI library's own calls not counted."""
+        transport = self._group.transport
+        return transport.traffic.bytes_sent if isinstance(transport, Metered) else 0
+
+    def allreduce(
+        self,
+        x: Array,
+        op: str = "sum",
+        codec: Any = None,
+        collective: str = "auto",
+        out: Array | None = None,
+        weight: float | None = None,
+        error_feedback: Array | None = None,
+        name: str = "",
+    ) -> Array:
+        """Reduce `x` over all ranks, in place, and return it; with `out`, `x` stays as it was and `out` is returned.
+
+        op: sum, mean, product, max, min, bit_and, bit_or, bit_xor, logical_and, logical_or, logical_xor. codec: none, fp16, bf16, int8 (see
+        `hpcdl.codecs`). collective: auto, ring, halving-doubling, tree, direct, native. weight: makes the mean sum(w x) / sum(w); given on
+        all ranks or on none; 0 takes a rank out. error_feedback: a float32 array (float64 for float64) of x's shape, zero at first, that
+        carries what the codec lost to the next call. The result is bitwise equal on all ranks.
+        """
+        return self.allreduce_async(x, op, codec, collective, out, weight, error_feedback, name).wait()
+
+    def allreduce_async(
+        self,
+        x: Array,
+        op: str = "sum",
+        codec: Any = None,
+        collective: str = "auto",
+        out: Array | None = None,
+        weight: float | None = None,
+        error_feedback: Array | None = None,
+        name: str = "",
+    ) -> Operation:
+        """`allreduce` without waiting: a handle with wait(timeout=…) and done(). Handles may be waited for in any order.
+
+        The arrays must stay untouched until then.
+        """
+        if out is not None:
+            x = self._copy(x, out)
+        return calls.allreduce(self._group, x, op, codec, collective, weight, residual=error_feedback, name=name)
+
+    def broadcast(self, x: Array, root: int = 0) -> Array:
+        """Overwrite `x` with rank `root`'s, and return it."""
+        return moves.broadcast(self._group, x, root).wait()
+
+    def allgather(self, x: Array) -> Array:
+        """A new array: every rank's `x` along axis 0, in rank order. First dimensions may differ between ranks."""
+        return moves.all_gather(self._group, x).wait()
+
+    def reduce_scatter(self, x: Array, op: str = "sum", codec: Any = None) -> Array:
+        """A new array: part `rank` of ``numpy.array_split(x, size)`` of the reduced `x`."""
+        return calls.reduce_scatter(self._group, x, op, codec).wait()
+
+    def alltoall(self, x: Array) -> Array:
+        """A new array: part `rank` of every rank's ``numpy.array_split(x, size)``, along axis 0, in rank order."""
+        return moves.all_to_all(self._group, x).wait()
+
+    def barrier(self) -> None:
+        """Return once every rank has come here."""
+        moves.barrier(self._group).wait()
+
+    def group(self, ranks: Any) -> World:
+        """The world of `ranks` (of this world, in the order of their new numbers). Called by exactly those ranks."""
+        members = tuple(int(rank) for rank in ranks)
+        if len(set(members)) != len(members) or not all(0 <= rank < self.size for rank in members):
+            raise InvalidArgument(f"{self._group.place}: ranks must be different and within 0 to {self.size - 1}, got {list(members)}")
+        if self.rank not in members:
+            raise InvalidArgument(f"{self._group.place}: only members may call group({list(members)})")
+        return World(self._group.transport, group=self._group.subgroup(members, f"group {[self.ranks[rank] for rank in members]}"))
+
+    def split(self, color: int | None, key: int = 0) -> World | None:
+        """The world of all ranks that give the same `color`, ordered by `key`, then by rank; None for color None. Called by all ranks."""
+        mine = np.array([[color is not None, color or 0, key]], np.int64)
+        everyone = self.allgather(mine)
+        if color is None:
+            return None
+        members = sorted((int(k), rank) for rank, (there, c, k) in enumerate(everyone) if there and c == color)
+        return self.group([rank for _, rank in members])
+
+    def new_group(self, purpose: str) -> Group:
+        """A group of the same ranks with communicators of its own, for something that communicates beside everything else."""
+        label = f"{purpose} {next(self._names)} of {self._group.label}"
+        return self._group.subgroup(tuple(range(self.size)), label)
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Leave: no more operations from this rank. Waits, cheaply, until all ranks have left; with an error 2 seconds at most.
+
+        Not needed at the end of a program; there it happens by itself.
+        """
+        engine = self._group.engine
+        groups = engine.groups() if self._owns_engine else [self._group]
+        for group in groups:
+            group.leave(error)
+        backoff, deadline = Backoff(), time.monotonic() + _GRACE
+        while self.size > 1 and not self._group.all_left():
+            if error is not None and time.monotonic() > deadline:
+                break
+            if error is None and self._group.broken is not None:
+                break
+            backoff.pause(engine.poll())
+        if self._owns_engine:
+            engine.close()
+            for group in groups:
+                group.close()
+
+    @property
+    def broken(self) -> bool:
+        """Whether a CommunicationError has made this world unusable."""
+        return self._group.broken is not None
+
+    def _copy(self, x: Array, out: Array) -> Array:
+        if not is_array(out) or out.shape != x.shape or out.dtype != x.dtype:
+            raise InvalidArgument(f"{self._group.place}: out must be an array of shape {x.shape} and dtype {x.dtype}")
+        out[...] = x
+        return out
+
+
+def _timeout(timeout: float | None) -> float:
+    if timeout is None:
+        text = os.environ.get("HPCDL_TIMEOUT", str(_DEFAULT_TIMEOUT))
+        try:
+            timeout = float(text)
+        except ValueError:
+            raise InvalidArgument(f"HPCDL_TIMEOUT must be a number of seconds, got {text!r}") from None
+    if not timeout > 0:
+        raise InvalidArgument(f"timeout must be more than 0 seconds, got {timeout}")
+    return timeout
