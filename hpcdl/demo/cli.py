@@ -37,12 +37,15 @@ def main(args: argparse.Namespace) -> int:
     if inside:
         from .train import train
 
-        return train(args)
+        return train(args)  # with lines: Open MPI gives ranks a pseudo-terminal of their own, so they cannot know where the output goes
     from ..launch.run import run
 
     if sys.stdout.isatty():
         args.bar = os.get_terminal_size(sys.stdout.fileno()).columns
-    return run(["-m", "hpcdl.demo.train", *options.as_command(args)], ranks=ranks)
+    try:
+        return run(["-m", "hpcdl.demo.train", *options.as_command(args)], ranks=ranks)
+    except HpcdlError as error:  # nothing was started
+        return _refuse(f"error: {error}", True)
 
 
 def _refuse(message: str, first_rank: bool) -> int:

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..codecs import codecs
-from ..collectives import collectives
+from ..collectives.collective import check_name
 from ..errors import InvalidArgument
 from ..numpy import OPTIMIZERS
 from ..numpy.idx import read_folder
@@ -44,8 +44,7 @@ def check(args: argparse.Namespace) -> None:
     if args.seed < 0:
         raise InvalidArgument(f"--seed {args.seed}: must be at least 0")
     codecs.get(args.codec)
-    if args.collective != "auto":
-        collectives.get(args.collective)
+    check_name(args.collective)
     OPTIMIZERS.get(optimizer_spec(args))
     if args.json is not None and (args.json.is_dir() or not args.json.absolute().parent.is_dir()):
         raise InvalidArgument(f"--json {args.json}: cannot write there; give a file name in a folder that exists")

@@ -16,7 +16,8 @@ from rich.console import Console
 from .. import __version__
 from ..numpy import MLP, Shards, Trainer, evaluate
 from ..reduction.reducer import Reducer
-from ..world import World, init
+from ..start import init
+from ..world import World
 from . import options, progress
 from .data import Dataset, load
 from .report import Report, Result, StepSeconds, table, write_json
@@ -111,6 +112,7 @@ def _float32_bytes(args: argparse.Namespace, trainer: Trainer) -> float:
     """Bytes that this rank sends for one step over the same collective without a codec: sent and counted, not computed."""
     plain = Reducer(trainer.world, [view.shape for view in trainer.reducer.views], codec="none", collective=args.collective)
     before = trainer.world.bytes_sent
+    plain.begin(1)
     plain.wait()
     return float(trainer.world.bytes_sent - before)
 

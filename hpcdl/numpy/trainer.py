@@ -50,18 +50,8 @@ class Trainer:
         for parameter in model.parameters:
             world.broadcast(parameter)
         first = model.parameters[0]
-        # The reducer starts its buckets in the order of the shapes: the last layer's gradient, which is final first, must come first.
-        last = len(model.parameters) - 1
-        self.reducer = Reducer(
-            world,
-            [parameter.shape for parameter in reversed(model.parameters)],
-            names=list(reversed(model.names)),
-            dtype=first.dtype.name,
-            like=first,
-            **reduction,
-        )
-        self._gradients = list(reversed(self.reducer.views))
-        self._ready: Callable[[int], None] = lambda i: self.reducer.ready(last - i)
+        shapes = [parameter.shape for parameter in model.parameters]
+        self.reducer = Reducer(world, shapes, names=model.names, dtype=first.dtype, like=first, **reduction)
         self.spent = Spent()
 
     def step(self, x: Any, y: Any) -> Any:
@@ -73,11 +63,11 @@ class Trainer:
         self.reducer.begin(len(x))
         output, inputs = self.model.forward(x)
         value, delta = self.loss(output, y)
-        self.model.backward(inputs, delta, self._gradients, self._ready)
+        self.model.backward(inputs, delta, self.reducer.views, self.reducer.ready)
         computed = perf_counter()
         self.reducer.wait()
         waited = perf_counter()
-        self.optimizer.step(self.model.parameters, self._gradients)
+        self.optimizer.step(self.model.parameters, self.reducer.views)
         self.spent.compute += computed - begin
         self.spent.waiting += waited - computed
         self.spent.optimizer += perf_counter() - waited
