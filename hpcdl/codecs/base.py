@@ -16,8 +16,8 @@ BLOCK = 128
 class Codec(Protocol):
     """A stateless translation between float32 elements and bytes.
 
-    ``|decode(encode(x)) - x| <= error * max|x|`` over each block, for finite `x` that are zero or of magnitude 1e-35 and more. NaN and
-    infinity never decode to a finite number.
+    ``|decode(encode(x)) - x| <= error * max|x|`` over each block, for elements that are zero or of magnitude 1e-35 to 3.3e38 (above, 16-bit
+    floats round to infinity). NaN and infinity never decode to a finite number.
     """
 
     name: str  # as the registry knows it, with its parameters

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy
-
 from ..arrays import Array, of
 from .base import BLOCK, blocks
 
@@ -11,6 +9,7 @@ __all__ = ["Int8"]
 
 _LEVELS = 127
 _SMALLEST = 2.0**-126  # a scale below this would be subnormal, and processors disagree on those
+_LARGEST = 2.0**121 * (1 + 1 / 128)  # 127 times this is finite still
 
 
 class Int8:
@@ -35,10 +34,9 @@ class Int8:
         for elements, rows, width in blocks(x.size):
             part = x[elements].reshape(-1, width)
             peaks = library.peaks(part)
-            scale = xp.where(xp.isfinite(peaks), xp.maximum(peaks / xp.float32(_LEVELS), xp.float32(_SMALLEST)), xp.float32("nan"))
-            scales[rows] = scale
-            with numpy.errstate(invalid="ignore"):  # inf / inf, in a block that decodes to NaN anyway
-                quotients = part / xp.where(xp.isfinite(scale), scale, xp.float32("inf"))[:, None]
+            scale = xp.clip(peaks / xp.float32(_LEVELS), xp.float32(_SMALLEST), xp.float32(_LARGEST))
+            scales[rows] = xp.where(xp.isfinite(peaks), scale, xp.float32("nan"))
+            quotients = part / scale[:, None]
             library.round_to_int8(quotients.reshape(-1), values[elements])
 
     def decode(self, wire: Array, out: Array) -> None:

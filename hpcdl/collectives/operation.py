@@ -8,6 +8,8 @@ from collections.abc import Generator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from ..errors import CommunicationError
 from ..transport.base import Pending
 
@@ -83,11 +85,12 @@ class Operation:
         if self.finished or self.troubled or (self._waits_for is not None and not self._waits_for.done()):
             return False
         try:
-            while True:
-                self._waits_for = next(self._body)
-                if not self._waits_for.done():
-                    self.moved_at = time.monotonic()
-                    return True
+            with np.errstate(all="ignore"):  # NaN and overflow in a gradient are the user's to judge, not to be warned of here
+                while True:
+                    self._waits_for = next(self._body)
+                    if not self._waits_for.done():
+                        self.moved_at = time.monotonic()
+                        return True
         except StopIteration as stop:
             self.finish(stop.value)
             return True
