@@ -15,7 +15,7 @@ class BareWorld:
     rank: int
     size: int
 
-    def close(self) -> None:
+    def close(self, error: BaseException | None = None) -> None:
         """Nothing to close."""
 
 

@@ -14,6 +14,8 @@ DEFAULTS = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
+    # Less than the watchdog's 120 s: hpcdl's own error says who waits for whom, which is more than stacks do.
+    "HPCDL_TIMEOUT": "60",
     # Open MPI: as root, more ranks than cores, no line about a one-sided component that is not used.
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from .lane import Lane
-from .outcome import Elsewhere, Outcome, attempt, settle
+from .outcome import Elsewhere, Outcome, attempt, lived, settle
 from .watchdog import RankWatchdog
 
 
@@ -35,27 +35,18 @@ class InMPI:
         __tracebackhide__ = True
         if n > self.lane.size:
             pytest.skip(f"{n} ranks; the MPI world of this run has {self.lane.size}")
-        worlds: list[Any] = []
 
         def call() -> Any:
             __tracebackhide__ = True
             world = make_world(n, self.lane.rank)
-            if world is None:
-                return None
-            worlds.append(world)
-            return body(world, *args, **kw)
+            return None if world is None else lived(world, body, args, kw)
 
         mine = attempt(self.lane.rank, call)
         if mine.error is not None:
             self.watchdog.note(f"has ended its body: {mine.line}\n{mine.text}")
-            tell(worlds, mine.error)
         everyone: list[Outcome] = self._together("body", _packed(mine))
         outcomes = everyone[:n] + [outcome for outcome in everyone[n:] if outcome.state != "passed"]
-        settled = attempt(self.lane.rank, lambda: settle(outcomes, n))
-        for world in worlds:
-            world.close()
-        if settled.error is not None:
-            raise settled.error.with_traceback(None)
+        settle(outcomes, n)
         if any(outcome.value is None for outcome in outcomes):
             return None
         return [pickle.loads(outcome.value) for outcome in outcomes]
@@ -73,13 +64,6 @@ class InMPI:
             theirs = notes[astray[0]][0]
             raise Elsewhere(f"rank {astray[0]} of {self.lane.size} is elsewhere in the test: at its {theirs}, not at this {where}")
         return [note for _, note in notes]
-
-
-def tell(worlds: list[Any], error: BaseException) -> None:
-    """Let the others of a world know that this rank raised, if the world has a way to say so."""
-    for world in worlds:
-        if hasattr(world, "fail"):
-            world.fail(error)
 
 
 def _packed(outcome: Outcome) -> Outcome:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .outcome import Outcome, attempt, settle
+from .outcome import Outcome, attempt, lived, settle
 
 CLOSING = 5.0  # seconds that the ranks of a hung test get to end after they were told
 
@@ -33,28 +33,16 @@ class InThreads:
     def __call__(self, n: int, body: Callable[..., Any], *args: Any, **kw: Any) -> list[Any]:
         __tracebackhide__ = True
         hub = make_hub(n)
-        done: list[Outcome | None] = [None] * n
-        all_done = threading.Barrier(n)
+        worlds: dict[int, Any] = {}
+        done: dict[int, Outcome] = {}
 
         def one(rank: int) -> None:
-            worlds = []
-
             def call() -> Any:
                 __tracebackhide__ = True
-                worlds.append(make_world(hub, rank))
-                return body(worlds[0], *args, **kw)
+                worlds[rank] = make_world(hub, rank)
+                return lived(worlds[rank], body, args, kw)
 
-            outcome = attempt(rank, call)
-            if outcome.error is not None:
-                _tell(hub, rank, outcome.error)
-            done[rank] = outcome
-            try:
-                all_done.wait()  # nobody closes while a neighbour still works
-            except threading.BrokenBarrierError:
-                return
-            closing = attempt(rank, worlds[0].close) if worlds else outcome
-            if closing.state == "failed" and outcome.state == "passed":
-                done[rank] = closing
+            done[rank] = attempt(rank, call)
 
         threads = [threading.Thread(target=one, args=(rank,), name=f"rank {rank} of {n}", daemon=True) for rank in range(n)]
         for thread in threads:
@@ -63,22 +51,20 @@ class InThreads:
             for thread in threads:
                 thread.join()
         except BaseException as error:  # the watchdog's alarm, or Ctrl-C
-            ended = [f"rank {rank}: {outcome.line}\n{outcome.text}" for rank, outcome in enumerate(done) if outcome is not None]
-            all_done.abort()
-            for rank in range(n):
-                if done[rank] is None:
-                    _tell(hub, rank, error)
-            for thread in threads:
-                thread.join(CLOSING / n)
+            ended = [f"rank {rank}: {outcome.line}\n{outcome.text}" for rank, outcome in sorted(done.items())]
+            _close_all([world for rank, world in worlds.items() if rank not in done], error)
             if isinstance(error, pytest.fail.Exception):
                 raise pytest.fail.Exception("\n".join([str(error), *ended])) from None
             raise
-        outcomes = [outcome for outcome in done if outcome is not None]
+        outcomes = [done[rank] for rank in range(n)]
         settle(outcomes, n)
         return [outcome.value for outcome in outcomes]
 
 
-def _tell(hub: Any, rank: int, error: BaseException) -> None:
-    """Let the others know that `rank` is lost to them, so that they need not wait for it."""
-    if hasattr(hub, "fail"):
-        hub.fail(rank, error)
+def _close_all(worlds: list[Any], error: BaseException) -> None:
+    """End the worlds of ranks that hang, so that whoever waits for them stops; each from a thread of its own, for it may hang too."""
+    closers = [threading.Thread(target=attempt, args=(0, lambda world=world: world.close(error)), daemon=True) for world in worlds]
+    for closer in closers:
+        closer.start()
+    for closer in closers:
+        closer.join(CLOSING)

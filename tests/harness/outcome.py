@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,18 @@ def attempt(rank: int, call: Callable[[], Any]) -> Outcome:
         return Outcome(rank, value=call())
     except BaseException as error:  # SystemExit and pytest's own outcomes too
         return caught(rank, error)
+
+
+def lived(world: Any, body: Callable[..., Any], args: Sequence[Any], kw: Mapping[str, Any]) -> Any:
+    """Run `body` in `world` and leave it, as a program does at its end: whoever still waits for this rank hears of it."""
+    __tracebackhide__ = True
+    try:
+        value = body(world, *args, **kw)
+    except BaseException as error:
+        world.close(error)
+        raise
+    world.close()
+    return value
 
 
 def caught(rank: int, error: BaseException) -> Outcome:

@@ -10,7 +10,8 @@ from .tree import imports, sources
 
 # A room may import itself and what stands to its left.
 ORDER = (
-    *("errors", "registry", "launch.env", "arrays", "transport", "codecs", "collectives", "world", "reduction", "parallel", "checkpoint"),
+    *("errors", "registry", "launch.env", "arrays", "transport", "codecs", "collectives", "world", "start"),
+    *("reduction", "parallel", "checkpoint"),
     *("numpy", "torch", "keras", "horovod"),  # the doors
     *("launch", "demo", "cli"),
 )
