@@ -1,0 +1,1 @@
+"""What the documents say is true: their examples run, their commands are the ones that are tested."""
