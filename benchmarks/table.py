@@ -1,0 +1,177 @@
+"""The committed results as Markdown tables: print them, write them into a file, or check that a file still says what they say.
+
+    python benchmarks/table.py allreduce
+    python benchmarks/table.py --write README.md
+    python benchmarks/table.py --check README.md
+
+A file has a table NAME between the lines ``<!-- results:NAME -->`` and ``<!-- end -->``. Of each configuration (MPI library, ranks,
+machine) the last line of the results file counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import size_name
+
+RESULTS = Path(__file__).parent / "results"
+_BLOCK = re.compile(r"<!-- results:(\S+) -->\n(.*?)(?=<!-- (?:end|results:\S+) -->)(<!-- end -->)?", re.DOTALL)
+
+Record = dict[str, Any]
+Result = dict[str, Any]
+
+
+class Wrong(Exception):
+    """Something that the user has to mend."""
+
+
+def newest(path: Path) -> list[Record]:
+    """The last line of each configuration, ordered by MPI library and ranks. Raises Wrong."""
+    if not path.is_file():
+        raise Wrong(f"{path}: there are no such results")
+    found: dict[str, Record] = {}
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            record = json.loads(text)
+            library = record["versions"].get("mpi", "").rpartition(" ")[0]
+            key = repr((library, record.get("ranks", 0), record["host"]["cpu"], record["host"]["cores"]))
+        except (ValueError, KeyError, AttributeError) as error:
+            raise Wrong(f"{path}, line {number}: not a line of results ({error!r})") from error
+        found[key] = record
+    return sorted(found.values(), key=lambda record: (record["versions"].get("mpi", ""), record.get("ranks", 0)))
+
+
+def _caption(record: Record, text: str) -> str:
+    """What was measured, with what, where and when."""
+    versions, host, program = record["versions"], record["host"], record["benchmark"]
+    libraries = ", ".join(f"{name} {versions[name]}" for name in ("numpy", "mpi4py", "numkong") if name in versions)
+    lead = f"**{versions['mpi']}**: " if "mpi" in versions else ""
+    where = f"{host['cpu']}, {host['cores']} cores (shared; load {host['load']} before)"
+    origin = f"`benchmarks/{program}.py`, `benchmarks/results/{program}.jsonl`"
+    return f"{lead}{text} {origin}; {where}; Python {versions['python']}, {libraries}; {record['date']}."
+
+
+def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _range(found: Result, scale: float) -> str:
+    return f"{scale * found['median']:.3g} ({scale * found['min']:.2g}–{scale * found['max']:.2g})"
+
+
+def codecs(record: Record) -> str:
+    """Speeds: a row per codec and direction, a column per size and kind of data."""
+    columns = list(dict.fromkeys((found["bytes"], found["data"]) for found in record["results"]))
+    rows: dict[tuple[str, str], list[str]] = {}
+    for found in record["results"]:
+        speeds = [found["bytes"] / found[part] / 1e9 for part in ("median", "max", "min")]
+        rows.setdefault((found["what"], found["direction"]), []).append("{:.3g} ({:.2g}–{:.2g})".format(*speeds))
+    head = ["", *(f"{size_name(nbytes)}, {data}" for nbytes, data in columns)]
+    table = _markdown(head, ([" ".join(filter(None, key)), *cells] for key, cells in rows.items()))
+    return f"{_caption(record, 'GB/s of float32, median (slowest–fastest).')}\n\n{table}"
+
+
+def allreduce(record: Record, wanted: Callable[[str, str], bool] = lambda collective, codec: True) -> str:
+    """Times: a row per collective and codec, a column per size. The first row is MPI's own."""
+    sizes = list(dict.fromkeys(found["bytes"] for found in record["results"]))
+    peer = {found["bytes"]: found["median"] for found in record["results"] if found["collective"] == "MPI.Allreduce"}
+    rows: dict[tuple[str, str], list[str]] = {}
+    for found in record["results"]:
+        own = found["collective"] == "MPI.Allreduce"
+        if own or wanted(found["collective"], found["codec"]):
+            ratio = "" if own else f" ({found['median'] / peer[found['bytes']]:.2g}×)"
+            rows.setdefault((found["collective"], "" if own else found["codec"]), []).append(f"{1e3 * found['median']:.3g}{ratio}")
+    text = f"{record['ranks']} ranks, ms per all-reduce of float32 in place (slowest rank, median), and how many times `MPI.Allreduce`."
+    table = _markdown(["", *map(size_name, sizes)], ([", ".join(filter(None, key)), *cells] for key, cells in rows.items()))
+    return f"{_caption(record, text)}\n\n{table}"
+
+
+def allreduce_short(record: Record) -> str:
+    """Every collective without a codec, and every codec on the ring."""
+    return allreduce(record, lambda collective, codec: codec == "none" or collective == "ring")
+
+
+def demo(record: Record) -> str:
+    """Milliseconds per step, by part."""
+    parts = ("compute", "waiting", "optimizer", "total")
+    first = record["results"][0]
+    rows = [[f"{found['ranks']}, {found['codec']}", *(_range(found[part], 1e3) for part in parts)] for found in record["results"]]
+    text = f"`hpcdl demo`, {first['network']}, batch {first['batch_size']} over all ranks: ms per step, median (min–max)."
+    return f"{_caption(record, text)}\n\n{_markdown(['ranks, codec', *parts], rows)}"
+
+
+TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
+    "codecs": ("codecs", codecs),
+    "allreduce": ("allreduce", allreduce_short),
+    "allreduce-all": ("allreduce", allreduce),
+    "demo": ("demo", demo),
+}
+
+
+def render(name: str, results: Path = RESULTS) -> str:
+    """The table of that name as Markdown. Raises Wrong."""
+    if name not in TABLES:
+        raise Wrong(f"unknown table {name!r}; known: {', '.join(TABLES)}")
+    file, layout = TABLES[name]
+    return "\n\n".join(map(layout, newest(results / f"{file}.jsonl")))
+
+
+def filled(text: str, results: Path) -> str:
+    """`text` with every table in it as the results say. Raises Wrong."""
+
+    def block(match: re.Match[str]) -> str:
+        if not match[3]:
+            raise Wrong(f"`<!-- results:{match[1]} -->` has no `<!-- end -->`")
+        return f"<!-- results:{match[1]} -->\n{render(match[1], results)}\n<!-- end -->"
+
+    if not _BLOCK.search(text) or len(_BLOCK.findall(text)) != text.count("<!-- results:"):
+        raise Wrong(f"expected lines `<!-- results:NAME -->` and `<!-- end -->`; NAME is one of {', '.join(TABLES)}")
+    return _BLOCK.sub(block, text)
+
+
+def _changed(paths: list[Path], results: Path) -> Iterator[tuple[Path, str, str]]:
+    """The files that do not say what the results say: path, text now, text wanted."""
+    for path in paths:
+        try:
+            now = path.read_text(encoding="utf-8")
+            wanted = filled(now, results)
+        except (OSError, Wrong) as error:
+            raise Wrong(f"{path}: {error}") from error
+        if now != wanted:
+            yield path, now, wanted
+
+
+def main() -> int:
+    """Do what the options say; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"tables to print (default: all): {', '.join(TABLES)}")
+    parser.add_argument("--check", nargs="+", type=Path, metavar="FILE", help="exit with 1 where a table in FILE differs from the results")
+    parser.add_argument("--write", nargs="+", type=Path, metavar="FILE", help="bring the tables in FILE up to date")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where the results are (default: beside this program)")
+    args = parser.parse_args()
+    try:
+        for path, _, wanted in _changed(args.write or [], args.results):
+            path.write_text(wanted, encoding="utf-8")
+            print(f"{path}: written")
+        stale = list(_changed(args.check or [], args.results))
+        for path, now, wanted in stale:
+            sys.stderr.writelines(difflib.unified_diff(now.splitlines(True), wanted.splitlines(True), str(path), "the results", n=0))
+            print(f"{path}: differs from the results; cure: python benchmarks/table.py --write {path}", file=sys.stderr)
+        if args.names or not (args.write or args.check):
+            print("\n\n".join(render(name, args.results) for name in args.names or TABLES))
+    except Wrong as error:
+        print(f"table.py: error: {error}", file=sys.stderr)
+        return 2
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

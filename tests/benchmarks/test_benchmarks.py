@@ -1,0 +1,115 @@
+"""The programs in benchmarks/, as a user starts them, with tiny settings."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from harness.environment import for_children
+
+import hpcdl
+
+pytestmark = pytest.mark.outer
+
+PROGRAMS = Path(__file__).parents[2] / "benchmarks"
+CHECKOUT = str(Path(hpcdl.__file__).parents[1])
+
+
+def python(*words):
+    """Run this Python with the package under test; the finished process."""
+    path = os.pathsep.join(filter(None, [CHECKOUT, os.environ.get("PYTHONPATH")]))
+    environ = {**for_children(), "PYTHONPATH": path, "COLUMNS": "200"}
+    return subprocess.run([sys.executable, *map(str, words)], check=False, capture_output=True, text=True, timeout=120, env=environ)
+
+
+def on_two_ranks(program, *words):
+    return python("-m", "hpcdl.cli", "run", "-n", 2, PROGRAMS / program, *words)
+
+
+def only_line(path):
+    """The one line of the results file, after the checks that hold for every benchmark."""
+    [text] = path.read_text().splitlines()
+    record = json.loads(text)
+    assert set(record["versions"]) >= {"python", "numpy", "hpcdl"}
+    assert set(record["host"]) == {"cpu", "cores", "system", "load"} and record["host"]["cpu"]
+    assert os.uname().nodename not in text or len(os.uname().nodename) < 4
+    return record
+
+
+def ordered(found):
+    return 0 < found["min"] <= found["median"] <= found["max"] and found["repetitions"] >= 1
+
+
+def shows(folder, name, row):
+    """Whether the results in `folder` become a table with such a row."""
+    done = python(PROGRAMS / "table.py", "--results", folder, name)
+    return done.returncode == 0 and f"| {row} |" in done.stdout
+
+
+def test_codecs(tmp_path):
+    done = python(PROGRAMS / "codecs.py", "--sizes", "4KiB", "600KiB", "--repeat", 2, "--json", tmp_path / "codecs.jsonl")
+    assert done.returncode == 0, done.stderr
+    record = only_line(tmp_path / "codecs.jsonl")
+    assert "600 KiB" in done.stdout and "fp16 encode" in done.stdout
+    assert {found["bytes"] for found in record["results"]} == {4096, 600 * 1024}
+    assert {found["what"] for found in record["results"]} >= {"copy", "NumPy float16", "ml_dtypes bfloat16", "none", "fp16", "bf16", "int8"}
+    assert all(map(ordered, record["results"]))
+    assert shows(tmp_path, "codecs", "fp16 encode")
+
+
+def test_allreduce(require, tmp_path):
+    require("mpi")
+    options = ["--sizes", "1KiB", "20000", "--repeat", 2, "--codecs", "none", "int8", "--json", tmp_path / "allreduce.jsonl"]
+    done = on_two_ranks("allreduce.py", *options)
+    assert done.returncode == 0, done.stderr
+    record = only_line(tmp_path / "allreduce.jsonl")
+    assert record["ranks"] == 2 and record["versions"]["mpi"].rpartition(" ")[0] in ("Open MPI", "MPICH")
+    pairs = {(found["collective"], found["codec"]) for found in record["results"]}
+    assert pairs >= {("MPI.Allreduce", "none"), ("ring", "none"), ("ring", "int8"), ("native", "int8"), ("auto", "none")}
+    assert len(record["results"]) == 2 * len(pairs)
+    assert all(ordered(found) and found["repetitions"] == 2 for found in record["results"])
+    assert shows(tmp_path, "allreduce", "ring, int8")
+
+
+def test_allreduce_within_a_time_makes_the_same_number_of_repetitions_everywhere(require, tmp_path):
+    require("mpi")
+    path = tmp_path / "x.jsonl"
+    options = ["--sizes", "4", "--seconds", 1, "--codecs", "none", "--collectives", "ring", "native", "--json", path]
+    done = on_two_ranks("allreduce.py", *options)
+    assert done.returncode == 0, done.stderr  # else the ranks would wait for one another
+    assert all(5 <= found["repetitions"] <= 300 for found in only_line(path)["results"])
+
+
+def test_demo(require, tmp_path):
+    require("mpi")
+    require("sklearn")
+    options = ["--ranks", 1, 2, "--codecs", "fp16", "--epochs", 1, "--repeat", 1, "--json", tmp_path / "demo.jsonl"]
+    done = python(PROGRAMS / "demo.py", *options)
+    assert done.returncode == 0, done.stderr
+    record = only_line(tmp_path / "demo.jsonl")
+    assert [(found["ranks"], found["codec"]) for found in record["results"]] == [(1, "fp16"), (2, "fp16")]
+    assert all(ordered(found[part]) for found in record["results"] for part in ("compute", "waiting", "optimizer", "total"))
+    assert shows(tmp_path, "demo", "2, fp16")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["codecs.py", "--codecs", "fp8"], "unknown codec 'fp8'; known: bf16, fp16, int8, none"),
+        (["codecs.py", "--sizes", "7"], "'7': give a multiple of 4 bytes"),
+        (["demo.py", "--repeat", "0"], "'0': give a whole number of at least 1"),
+        (["demo.py", "--json", "no/such/folder/x.jsonl"], "cannot write to no/such/folder/x.jsonl"),
+        (["table.py", "speed"], "unknown table 'speed'; known: codecs, allreduce, allreduce-all, demo"),
+    ],
+)
+def test_bad_option(words, said):
+    done = python(PROGRAMS / words[0], *words[1:])
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_bad_option_is_told_once(require):
+    require("mpi")
+    done = on_two_ranks("allreduce.py", "--collectives", "star")
+    assert done.returncode == 2 and done.stderr.count("unknown collective 'star'; known: auto, ") == 1
