@@ -140,9 +140,6 @@ class Reducer:
         begun = time.perf_counter()
         try:
             self._take_weight(weight)
-            if not self._step.announced and self._step.weight and self.views and not self._step.flushed and not any(b.ready for b in self._buckets):
-                cure = "call ready(i) for each gradient that you wrote, or wait(weight=0) on a rank without data"
-                raise InvalidArgument(f"{self._group.place}: wait() before any gradient was ready; {cure}")
             self.flush()
             for operation in self._step.running:
                 operation.wait()
@@ -154,16 +151,20 @@ class Reducer:
             self.seconds_waiting += time.perf_counter() - begun
 
     def _take_weight(self, weight: float | None) -> None:
-        if not self._step.announced:
+        step = self._step
+        if weight is not None:
+            weight = self._checked(weight)
+            if (step.running or step.announced) and weight != step.weight:
+                raise InvalidArgument(
+                    f"{self._group.place}: wait(weight={weight:g}) after buckets were reduced with weight {step.weight:g}; call "
+                    f"begin({weight:g}) before the first ready(), or give wait() a weight from the first step on"
+                )
+            step.weight = weight
+        if not step.announced and step.weight and self.views and not step.flushed and not any(b.ready for b in self._buckets):
+            cure = "call ready(i) for each gradient that you wrote, or wait(weight=0) on a rank without data"
+            raise InvalidArgument(f"{self._group.place}: wait() before any gradient was ready; {cure}")
+        if not step.announced:
             self._late_weights = weight is not None or bool(self._late_weights)
-        if weight is None:
-            return
-        if (self._step.running or self._step.announced) and weight != self._step.weight:
-            raise InvalidArgument(
-                f"{self._group.place}: wait(weight={weight}) after buckets were reduced with weight {self._step.weight}; call begin({weight}) "
-                "before the first ready(), or give wait() a weight from the first step on"
-            )
-        self._step.weight = self._checked(weight)
 
     def _checked(self, weight: float) -> float:
         if not self.op.averages and weight != 1:

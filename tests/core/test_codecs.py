@@ -33,7 +33,7 @@ def block_peaks(x: np.ndarray) -> np.ndarray:
     return np.repeat(padded.max(axis=1), BLOCK)[: x.size]
 
 
-@pytest.mark.parametrize("name", codecs)
+@pytest.mark.parametrize("name", list(codecs))
 @pytest.mark.parametrize("n", [0, 1, 2, 127, 128, 129, 1000, 70_001])
 @pytest.mark.parametrize("size", [1.0, 1e-30, 1e30, 3.3e38, 1e-34, 1e-6, 6e4])
 def test_bound(name: str, n: int, size: float) -> None:
@@ -42,7 +42,7 @@ def test_bound(name: str, n: int, size: float) -> None:
     assert (error <= by_name(name).error * block_peaks(x)).all()
 
 
-@pytest.mark.parametrize("name", codecs)
+@pytest.mark.parametrize("name", list(codecs))
 @given(x=np_arrays(np.float32, st.integers(0, 300), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)))
 def test_bound_of_anything(name: str, x: np.ndarray) -> None:
     x[np.abs(x) < 1e-35] = 0
@@ -57,7 +57,7 @@ def test_tiny_beside_huge_blocks(name: str) -> None:
     assert np.allclose(through(by_name(name), x), x, rtol=by_name(name).error, atol=0)
 
 
-@pytest.mark.parametrize("name", codecs)
+@pytest.mark.parametrize("name", list(codecs))
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, np.uint32(0x7FFFFFFF).view(np.float32), np.uint32(0xFF800001).view(np.float32)])
 def test_what_is_not_finite_never_becomes_finite(name: str, bad: float) -> None:
     x = np.full(3 * BLOCK, 0.5, np.float32)
@@ -76,7 +76,7 @@ def golden_input() -> np.ndarray:
     return np.concatenate([usual, ties, usual * 2.0**-90, usual * 2.0**100, usual[:3] * 2.0**-140, usual[:40]]).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", codecs)
+@pytest.mark.parametrize("name", list(codecs))
 def test_golden_wire(name: str) -> None:
     """Law 5. A changed wire format fails here: ranks of two versions could not talk to each other."""
     codec = by_name(name)
