@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["ROOT", "Block", "blocks", "commands", "write_files"]
+from harness.environment import for_children
+
+import hpcdl
+
+__all__ = ["ROOT", "Block", "blocks", "commands", "environment", "write_files"]
 
 ROOT = Path(__file__).parents[2]
 _FENCE = re.compile(r"^```(\w+)?[ ]*(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -39,3 +44,9 @@ def commands(document: str) -> list[str]:
     """The lines of all `sh` blocks, without comments."""
     lines = [line.split("  #")[0].strip() for block in blocks(document) if block.language == "sh" for line in block.text.splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
+
+
+def environment(*folders: Path) -> dict[str, str]:
+    """For a child that is to find `folders`, and the same hpcdl as this process."""
+    path = [*map(str, folders), str(Path(hpcdl.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    return {**for_children(), "PYTHONPATH": os.pathsep.join(filter(None, path))}

@@ -1,25 +1,25 @@
 """The worked examples of CONTRIBUTING.md are files; they run here, tests included, on threads and on MPI ranks."""
 
-import os
 import subprocess
 import sys
 
 import pytest
 
-from docs.blocks import ROOT, commands, write_files
-from harness.environment import for_children
+from docs.blocks import ROOT, commands, environment, write_files
 
 EXAMPLES = ("star", "cut24", "functional")
+BREAKS = {
+    "star": ("reduce=True", "reduce=False"),
+    "cut24": ("[:, 1:] = wire", "[:, :3] = wire"),
+    "functional": ("begin(len(x))", "begin(1)"),
+}
 TESTS = ROOT / "tests"
 
 
 def run_examples(folder, *options):
     (folder / "pytest.ini").write_text("[pytest]\n")
-    path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH", "")]))
     command = [sys.executable, "-m", "pytest", "-p", "harness.plugin", "--import-mode=importlib", "-ra", *options]
-    return subprocess.run(
-        command, cwd=folder, env={**for_children(), "PYTHONPATH": path}, capture_output=True, text=True, timeout=100, check=False
-    )
+    return subprocess.run(command, cwd=folder, env=environment(TESTS), capture_output=True, text=True, timeout=100, check=False)
 
 
 @pytest.mark.outer
@@ -34,12 +34,12 @@ def test_examples(tmp_path, require, way):
     assert "skipped" not in run.stdout
 
 
+@pytest.mark.outer
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_a_broken_example_is_seen(tmp_path, name):
-    breaks = {"star": ("reduce=True", "reduce=False"), "cut24": ("[:, 1:] = wire", "[:, :3] = wire"), "functional": ("begin(len(x))", "begin(1)")}
     write_files("CONTRIBUTING.md", tmp_path)
     path = tmp_path / f"{name}.py"
-    right, wrong = breaks[name]
+    right, wrong = BREAKS[name]
     text = path.read_text(encoding="utf-8")
     assert right in text
     path.write_text(text.replace(right, wrong), encoding="utf-8")
@@ -55,5 +55,5 @@ def test_commands():
         ".venv/bin/ruff check .",
         ".venv/bin/mypy --strict -p hpcdl",
     ]
-    for command in commands("CONTRIBUTING.md")[1:] + ['.venv/bin/pip install -q ".[dev]"']:
+    for command in [*commands("CONTRIBUTING.md")[1:], '.venv/bin/pip install -q ".[dev]"']:
         assert command in script
