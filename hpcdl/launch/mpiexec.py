@@ -41,6 +41,7 @@ class Family:
 
 
 _OMPI_ROOT = (("OMPI_ALLOW_RUN_AS_ROOT", "1"), ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"))
+_ANY = (("UCX_DEBUG_SIGNO", "0"),)  # UCX catches SIGHUP, to talk more: it is to end the rank
 _OMPI_BLOCK = r"(\S*(prterun|prted?|mpirun|mpiexec|orterun)\S* (detected|noticed|has (exited|lost))|Primary job|MPI_ABORT was invoked)"
 _OMPI_LINE = r"Abort is in progress\.\.\.hit ctrl-c"
 _HYDRA_LINE = (
@@ -136,7 +137,7 @@ class Launcher:
 
     def environment(self, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
         """`environ` for a new world: without an outer launcher's variables, with those this launcher needs."""
-        return {**dict(self.family.env), **outside(environ)}
+        return {**dict((*_ANY, *self.family.env)), **outside(environ)}
 
 
 _PROBE = """

@@ -62,9 +62,9 @@ def become(kind: str, target: str, args: list[str], me: Me) -> NoReturn:
         if code == 0:
             raise
         text = "" if error.code is None or isinstance(error.code, int) else str(error.code)
-        _end(_Failure("exit", code, text, f"ended with exit code {code}"), error, me)
+        _end(_Failure("exit", code, text, f"exit code {code}"), error, me)
     except KeyboardInterrupt as error:
-        _end(_Failure("signal", 128 + signal.SIGINT, "", "was interrupted"), error, me)
+        _end(_Failure("signal", 128 + signal.SIGINT, "", "interrupted"), error, me)
     except BaseException as error:
         _end(_Failure("error", 1, _traceback(error), _one_line(error)), error, me)
 

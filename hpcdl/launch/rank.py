@@ -74,11 +74,11 @@ def _report(code: int, rank: int, where: Path | None) -> int:
     if code == 0:
         records.write(where, "end", rank)
     elif code > 0:
-        records.write(where, "failure", rank, kind="exit", code=code, text="", summary=f"ended with exit code {code}")
+        records.write(where, "failure", rank, kind="exit", code=code, text="", summary=f"exit code {code}")
     else:
         fault = where / f"fault.{rank}"
         text = _own_frames(fault.read_text(encoding="utf-8", errors="replace")) if fault.exists() else ""
-        summary = f"was killed by signal {-code} ({signal.strsignal(-code)})"
+        summary = f"killed by signal {-code} ({signal.strsignal(-code)})"
         records.write(where, "failure", rank, kind="signal", code=128 - code, text=text, summary=summary)
     return code if code >= 0 else 128 - code
 

@@ -69,7 +69,7 @@ def _in_full(group: list[dict[str, Any]], size: int) -> str:
     text = failure["text"].rstrip("\n")
     if failure["kind"] == "error":
         return f"{who} raised:\n{text}\n"
-    return f"{who} {failure['summary']}" + (f":\n{text}\n" if text else "\n")
+    return f"{who}: {failure['summary']}" + (f":\n{text}\n" if text else "\n")
 
 
 def _launcher_failed(folder: Path, code: int, held: Sequence[bytes]) -> str:
