@@ -36,7 +36,9 @@ class StepSeconds:
 
 @dataclass(frozen=True)
 class Report:
-    """The demo's findings. Bytes are payload sent by the rank that sends most; a world of one sends none and has no ratio."""
+    """The demo's findings. Bytes are payload sent by the rank that sends most; None where the MPI library moves them uncounted. The ratio
+    is to the same step without a codec; None where nothing was counted.
+    """
 
     data: str
     network: str
@@ -56,7 +58,7 @@ class Report:
     loss_difference: float
     replicas_equal: bool
     samples_per_second: float
-    wire_bytes_per_step: float
+    wire_bytes_per_step: float | None
     wire_ratio: float | None
     waiting_share: float
     step_seconds: StepSeconds
@@ -73,12 +75,17 @@ def table(report: Report) -> Table:
     rows.add_row("difference", f"{100 * report.accuracy_difference:+.2f} points, loss {report.loss_difference:+.2g}")
     rows.add_row("replicas bitwise equal", "yes" if report.replicas_equal else "NO: the ranks have trained different models")
     rows.add_row("samples per second", f"{report.samples_per_second:,.0f}")
-    ratio = "no traffic" if report.wire_ratio is None else f"{report.wire_ratio:.3f} of float32"
-    rows.add_row("bytes sent per rank and step", f"{report.wire_bytes_per_step:,.0f} ({ratio})")
+    rows.add_row("bytes sent per rank and step", _traffic(report.wire_bytes_per_step, report.wire_ratio))
     parts = f"compute {1e3 * step.compute:.2f}, waiting {1e3 * step.waiting:.2f}, optimizer {1e3 * step.optimizer:.2f}"
     rows.add_row("time per step", f"{1e3 * step.total:.2f} ms: {parts}")
     rows.add_row("time waiting for communication", f"{report.waiting_share:.1%}")
     return rows
+
+
+def _traffic(sent: float | None, ratio: float | None) -> str:
+    if sent is None:
+        return "inside the MPI library, not counted"
+    return f"{sent:,.0f}" + ("" if ratio is None else f" ({ratio:.3f} of float32)")
 
 
 def write_json(report: Report, path: Path) -> None:

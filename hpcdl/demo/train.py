@@ -44,6 +44,7 @@ def train(args: argparse.Namespace) -> int:
     world.allreduce(parts, op="mean")
     sent = _max(world, spent.bytes_sent / steps)
     uncompressed = _max(world, _float32_bytes(args, trainer))
+    counted = args.collective != "native" or world.size == 1
     single = _single_process(args, data, world)
     if world.rank == 0 and single is not None:
         step = StepSeconds(*parts.tolist())
@@ -66,8 +67,8 @@ def train(args: argparse.Namespace) -> int:
             loss_difference=result.test_loss - single.test_loss,
             replicas_equal=equal,
             samples_per_second=args.epochs * len(data.train_y) / seconds,
-            wire_bytes_per_step=sent,
-            wire_ratio=sent / uncompressed if uncompressed else None,
+            wire_bytes_per_step=sent if counted else None,
+            wire_ratio=sent / uncompressed if counted and uncompressed else None,
             waiting_share=step.waiting / step.total,
             step_seconds=step,
             versions=_versions(),

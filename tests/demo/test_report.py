@@ -48,7 +48,8 @@ def test_table():
     for words in ("97.50%", "98.00%", "-0.50 points", "yes", "12,346", "115,000", "0.500 of float32", "4.00 ms", "4 ranks, ring, fp16"):
         assert words in text
     assert "NO" in shown(replace(SAMPLE, replicas_equal=False))
-    assert "no traffic" in shown(replace(SAMPLE, wire_ratio=None))
+    assert "115,000 " in shown(replace(SAMPLE, wire_ratio=None)) and "of float32" not in shown(replace(SAMPLE, wire_ratio=None))
+    assert "not counted" in shown(replace(SAMPLE, wire_bytes_per_step=None, wire_ratio=None))
 
 
 def test_json(tmp_path):
