@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
     """Options that every benchmark has; a bad one is told once, by rank 0, and ends every rank with exit code 2."""
 
     def __init__(self, description: str | None) -> None:
-        super().__init__(description=description, allow_abbrev=False)
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
         self.add_argument("--json", type=_file, metavar="FILE", help="append the results there, one JSON line a run")
 
     def error(self, message: str) -> NoReturn:
@@ -64,7 +64,8 @@ def size(text: str) -> int:
 
 
 def size_name(nbytes: int) -> str:
-    """
+    """A size as people read it.
+
     >>> size_name(65536), size_name(1000)
     ('64 KiB', '1000 B')
     """

@@ -151,7 +151,7 @@ def _changed(paths: list[Path], results: Path) -> Iterator[tuple[Path, str, str]
 
 def main() -> int:
     """Do what the options say; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"tables to print (default: all): {', '.join(TABLES)}")
     parser.add_argument("--check", nargs="+", type=Path, metavar="FILE", help="exit with 1 where a table in FILE differs from the results")
     parser.add_argument("--write", nargs="+", type=Path, metavar="FILE", help="bring the tables in FILE up to date")
