@@ -165,8 +165,8 @@ class World:
             backoff.pause(engine.poll())
         if self._owns_engine:
             engine.close()
-            for group in groups:
-                group.close()
+        for group in groups:
+            group.close()
 
     @property
     def broken(self) -> bool:

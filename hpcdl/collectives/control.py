@@ -44,6 +44,7 @@ class State:
     recent: list[Entry] = field(default_factory=list)
     where: str = ""  # line of the user's program
     started: int = 0  # operations started so far
+    history: int = 0  # and the fingerprint of all of them
     left: str = ""  # "" while it runs; else "ended" or "raised …"
 
     def to_json(self) -> dict[str, Any]:

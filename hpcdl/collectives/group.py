@@ -20,7 +20,7 @@ from ..transport.subset import Subset
 from . import tree
 from .control import Control, Entry, State, whereabouts
 from .execute import Disagreement, execute
-from .operation import Operation, Signature
+from .operation import Operation, Signature, chain
 from .ops import by_name as op_by_name
 from .pool import Pool
 from .progress import Engine
@@ -53,6 +53,7 @@ class Group:
         self._staged = Staged(transport)
         self._pools: dict[str, Pool] = {}
         self._started = 0
+        self._history = 0  # of all operations so far, so that a disagreement that went unnoticed shows in the next one
         self._active: dict[int, Operation] = {}
         self._recent: deque[tuple[int, Signature]] = deque(maxlen=_REMEMBER)
         self._departed: dict[int, State] = {}
@@ -75,7 +76,8 @@ class Group:
         with self.engine.locked():
             self._check_usable()
             number, self._started = self._started, self._started + 1
-            header = np.array([number, signature.fingerprint()], np.int64)
+            self._history = chain(self._history, signature.fingerprint())
+            header = np.array([number, self._history], np.int64)
             operation = Operation(self, number, signature, call(number % (self.transport.tags - 1), header))
             self._submit(operation)
         return operation
@@ -146,13 +148,16 @@ class Group:
 
     def all_left(self) -> bool:
         """Whether every other rank has left, so that nobody will ask this one for anything any more."""
-        return len(self._departed) == self.transport.size - 1 and not self._active
+        return len(self._departed) == self.transport.size - 1 and not self._active and self._control.flushed()
 
     def close(self) -> None:
-        """Give back what the group holds, once nothing is under way."""
+        """Give back what the group holds. A group that came to a good end gives back its communicators too."""
         with self.engine.locked():
+            self.engine.remove_group(self)
             self._control.close()
-            self.transport.close()
+            if self.broken is None and self.all_left():
+                self.transport.close()
+                self._lane.close()
 
     def _check_usable(self) -> None:
         if self.broken is not None:
@@ -173,6 +178,8 @@ class Group:
         if kind == "left":
             self._departed[state.rank] = state
             self._check_departed()
+            if state.started == self._started and state.history != self._history:
+                self._alarm("mismatch", f"its {self._started} operations were others than those of rank {state.rank}")
         elif kind == "probe":
             mine = {entry.number: entry.fingerprint for entry in [*self._state().recent, *self._state().waiting]}
             if any(mine.get(entry.number, entry.fingerprint) != entry.fingerprint for entry in state.waiting if entry.number >= 0):
@@ -199,7 +206,7 @@ class Group:
         waiting = [_entry(number, operation.signature) for number, operation in self._active.items()]
         recent = [_entry(number, signature) for number, signature in self._recent]
         where = "" if waiting else whereabouts(self.engine.owner)
-        return State(self.transport.rank, cause, detail, waiting[:_REMEMBER], recent, where, self._started, self.left)
+        return State(self.transport.rank, cause, detail, waiting[:_REMEMBER], recent, where, self._started, self._history, self.left)
 
     def _fail(self, error: CommunicationError) -> None:
         self.broken = error

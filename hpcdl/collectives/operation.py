@@ -16,7 +16,7 @@ from ..transport.base import Pending
 if TYPE_CHECKING:
     from .group import Group
 
-__all__ = ["After", "Operation", "Signature"]
+__all__ = ["After", "Operation", "Signature", "chain"]
 
 
 class Signature(NamedTuple):
@@ -45,6 +45,12 @@ class Signature(NamedTuple):
 @lru_cache(maxsize=4096)
 def _fingerprint(signature: Signature) -> int:
     return int.from_bytes(hashlib.blake2b(repr(tuple(signature)).encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def chain(history: int, fingerprint: int) -> int:
+    """The fingerprint of a history with one operation more."""
+    mixed = (history * 0x5851F42D4C957F2D + fingerprint) & (1 << 64) - 1
+    return mixed - (1 << 64) if mixed >> 63 else mixed
 
 
 class Operation:

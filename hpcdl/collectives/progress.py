@@ -68,6 +68,10 @@ class Engine:
         """Watch the control lane of `group` from now on."""
         self._groups.add(group)
 
+    def remove_group(self, group: Group) -> None:
+        """Watch it no more."""
+        self._groups.discard(group)
+
     def locked(self) -> threading.RLock:
         """The lock under which the transport is used."""
         self._check_process()

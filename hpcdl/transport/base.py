@@ -71,7 +71,7 @@ class Transport(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back what the transport holds."""
+        """Give back what the transport holds. Called by every rank of the group, once nobody sends any more."""
         ...
 
 

@@ -14,8 +14,12 @@ from .base import NativeCalls, Pending, Placement, Transport, TransportFailure, 
 __all__ = ["MPITransport", "before_finalize", "library_version", "world"]
 
 
+#: Messages that MPI has not finished. Why: it still reads or writes their buffers, even after everybody else has forgotten them.
+_unfinished: set[_Message] = set()
+
+
 class _Message:
-    """A request of MPI. Holds its buffers, which MPI reads or writes until it is done."""
+    """A request of MPI, and its buffers."""
 
     __slots__ = ("_buf", "_request", "_status", "nbytes", "source")
 
@@ -25,6 +29,7 @@ class _Message:
         self._status = status
         self.source = -1
         self.nbytes = 0
+        _unfinished.add(self)
 
     def done(self) -> bool:
         try:
@@ -36,13 +41,15 @@ class _Message:
             self.source = self._status.Get_source()
             self.nbytes = self._status.Get_count(MPI.BYTE)
             self._status = None
+        _unfinished.discard(self)
         return True
 
     def cancel(self) -> None:
-        if self._request != MPI.REQUEST_NULL:
+        if self in _unfinished and self._status is not None:  # a receive; MPI 4 deprecates cancelling sends
             try:
                 self._request.Cancel()
-            except MPI.Exception:
+                self.done()
+            except (MPI.Exception, TransportFailure):
                 pass  # nothing left to give up
 
 
@@ -143,8 +150,9 @@ class MPITransport:
         MPI.COMM_WORLD.Abort(code)
 
     def close(self) -> None:
-        # Why no Free: it is collective, and a rank that leaves early must not wait for the others.
-        pass
+        # A library has some 2,000 communicators to give. Free is collective by the letter, and local in all libraries.
+        if not MPI.Is_finalized():
+            self._comm.Free()
 
 
 def world(comm: Any | None = None) -> MPITransport:

@@ -1,0 +1,212 @@
+"""Law 7: where ranks disagree or one is gone, every rank gets the same error that names who does what; nobody hangs."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+import numpy as np
+import pytest
+
+import hpcdl
+from hpcdl.collectives.control import Entry, State
+from hpcdl.collectives.verdict import judge
+from hpcdl.errors import CommunicationError, InvalidArgument, Mismatch, PeerLost, Stalled
+
+
+def odd(world) -> bool:
+    return world.rank == world.size - 1
+
+
+DISAGREEMENTS = {
+    "shape": lambda w: w.allreduce(np.ones(6 if odd(w) else 5)),
+    "shape of the same size": lambda w: w.allreduce(np.ones((2, 3) if odd(w) else (3, 2))),
+    "a large shape beside a small one": lambda w: w.allreduce(np.ones(500_000 if odd(w) else 5)),
+    "nothing beside something": lambda w: w.allreduce(np.ones(0 if odd(w) else 5)),
+    "dtype": lambda w: w.allreduce(np.ones(5, np.float32 if odd(w) else np.int32)),
+    "op": lambda w: w.allreduce(np.ones(5), op="max" if odd(w) else "min"),
+    "codec": lambda w: w.allreduce(np.ones(5000), codec="fp16" if odd(w) else "bf16"),
+    "collective": lambda w: w.allreduce(np.ones(5000), collective="ring" if odd(w) else "direct"),
+    "native beside a schedule": lambda w: w.allreduce(np.ones(5000), collective="native" if odd(w) else "ring"),
+    "weight": lambda w: w.allreduce(np.ones(5), op="mean", weight=2.0 if odd(w) else None),
+    "error feedback": lambda w: w.allreduce(
+        np.ones(5), codec="int8", error_feedback=np.zeros(5) if odd(w) else None
+    ),
+    "root": lambda w: w.broadcast(np.ones(5), root=1 if odd(w) else 0),
+    "kind": lambda w: w.barrier() if odd(w) else w.allreduce(np.ones(5)),
+    "row length": lambda w: w.allgather(np.ones((2, 3 if odd(w) else 4))),
+    "alltoall": lambda w: w.alltoall(np.ones(8 if odd(w) else 9)),
+    "order": lambda w: [f() for f in ([lambda: w.barrier(), lambda: w.allreduce(np.ones(9))][:: -1 if odd(w) else 1])],
+}
+
+
+@pytest.mark.parametrize("what", DISAGREEMENTS.values(), ids=DISAGREEMENTS.keys())
+@pytest.mark.parametrize("n", [2, 4])
+def test_ranks_that_disagree(ranks, n, what) -> None:
+    def body(world) -> str:
+        try:
+            what(world)
+            world.barrier()  # a rank that was through already hears of it in its next operation
+        except CommunicationError as error:
+            assert isinstance(error, Mismatch)
+            assert world.broken
+            with pytest.raises(Mismatch):  # and the world stays unusable
+                world.barrier()
+            return str(error)
+        raise AssertionError("no error")
+
+    texts = ranks(n, body)
+    if texts is not None:
+        assert len(set(texts)) == 1, texts
+        assert f"rank {n - 1}" in texts[0] and "cure:" in texts[0]
+
+
+def test_a_disagreement_in_the_last_operation(ranks) -> None:
+    """Two roots: both send, both are through. It shows when they compare their histories at the end."""
+
+    def body(world) -> None:
+        inner = world.group(range(world.size))
+        with contextlib.suppress(Mismatch):  # over MPI the sends are buffered and end well; between threads they are not
+            inner.broadcast(np.ones(5), root=1 if odd(world) else 0)
+        inner.close()
+        assert inner.broken
+
+    ranks(2, body)
+
+
+def test_members_that_disagree(ranks) -> None:
+    """Nobody sends anything here, so it takes the time-out to find out."""
+
+    def body(world) -> None:
+        world._group.timeout = 3.0
+        with pytest.raises(Mismatch, match=r"rank 0: group\(members \[1, 0\]\); rank 1: group\(members \[0, 1\]\)"):
+            world.group([0, 1] if odd(world) else [1, 0])
+
+    ranks(2, body)
+
+
+def test_a_tensor_is_named(ranks) -> None:
+    def body(world) -> None:
+        with pytest.raises(Mismatch, match=r"rank 1: allreduce\(sum, float64 of shape 3×2, .*named 'conv1.weight'"):
+            world.allreduce(np.ones((3, 2) if odd(world) else (2, 3)), name="conv1.weight")
+
+    ranks(2, body)
+
+
+def test_a_rank_that_ends_early(ranks) -> None:
+    def body(world) -> str:
+        if odd(world):
+            world.close()
+            return ""
+        with pytest.raises(PeerLost, match="rank 2 of 3 ended already; meanwhile ranks 0-1 in operation 0, allreduce") as caught:
+            world.allreduce(np.ones(5))
+        return str(caught.value)
+
+    ranks(3, body)
+
+
+def test_a_rank_that_raises(ranks) -> None:
+    def body(world) -> None:
+        if odd(world):
+            world.close(ValueError("loss is NaN"))  # what the end of a program does
+            return
+        with pytest.raises(PeerLost, match="rank 2 of 3 raised ValueError: loss is NaN"):
+            world.allreduce(np.ones(5))
+        with pytest.raises(PeerLost):
+            world.allreduce_async(np.ones(5))
+
+    ranks(3, body)
+
+
+def test_a_closed_world(ranks) -> None:
+    def body(world) -> None:
+        inner = world.group(range(world.size))
+        inner.barrier()
+        inner.close()
+        with pytest.raises(InvalidArgument, match="is closed"):
+            inner.barrier()
+        world.barrier()
+
+    ranks(2, body)
+
+
+def test_a_rank_that_never_comes(ranks) -> None:
+    """The others name it and the line where it is; it gets the same error in its next operation."""
+
+    def body(world) -> str:
+        inner = world.group(range(world.size))
+        inner._group.timeout = 3.0
+        try:
+            if odd(world):
+                begun = time.monotonic()
+                while not inner.broken and time.monotonic() - begun < 60:
+                    time.sleep(0.01)  # in user code
+            inner.allreduce(np.ones(5))
+        except Stalled as error:
+            assert "ranks 0-1 in operation 0, allreduce(sum, float64 of shape 5" in str(error)
+            assert "rank 2 in no operation, at test_trouble.py" in str(error)
+            return str(error)
+        raise AssertionError("no error")
+
+    texts = ranks(3, body)
+    assert texts is None or len(set(texts)) == 1
+
+
+def test_a_late_rank_is_waited_for(ranks) -> None:
+    def body(world) -> None:
+        if odd(world):
+            time.sleep(5)  # long enough that neighbours have begun to compare notes
+        assert (world.allreduce(np.ones(5)) == 2).all()
+
+    ranks(2, body)
+
+
+def test_an_error_inside_an_operation_reaches_all(ranks) -> None:
+    class Broken:
+        name, exact, error = "broken", False, 0.5
+
+        def nbytes(self, n: int) -> int:
+            return n
+
+        def encode(self, x: np.ndarray, wire: np.ndarray) -> None:
+            raise MemoryError("no room")
+
+        def decode(self, wire: np.ndarray, out: np.ndarray) -> None:
+            out[:] = 0
+
+    def body(world) -> None:
+        with pytest.raises(CommunicationError, match="MemoryError: no room"):
+            world.allreduce(np.ones(5, np.float32), codec=Broken(), collective="ring")
+
+    ranks(3, body)
+
+
+def test_one_broken_group_leaves_the_others_alone(ranks) -> None:
+    def body(world) -> None:
+        inner = world.group(range(world.size))
+        with pytest.raises(Mismatch):
+            inner.allreduce(np.ones(2 + world.rank))
+        assert (world.allreduce(np.ones(3)) == 3).all()
+        assert (world.group(range(world.size)).allreduce(np.ones(3)) == 3).all()
+
+    ranks(3, body)
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "0", "nan"])
+def test_a_bad_time_out(text, monkeypatch) -> None:
+    monkeypatch.setenv("HPCDL_TIMEOUT", text)
+    with pytest.raises(InvalidArgument, match="TIMEOUT must be a number of seconds|timeout must be more than 0"):
+        hpcdl.World.solo()
+
+
+def test_verdicts_depend_on_nothing_but_the_states() -> None:
+    def waits(rank: int, number: int, fingerprint: int, text: str, **more) -> State:
+        return State(rank, waiting=[Entry(number, fingerprint, text)], **more)
+
+    silent = judge({0: waits(0, 4, 1, "barrier()", cause="stalled", detail="no progress for 9 s")}, 3, "the world")
+    assert isinstance(silent, Stalled) and "ranks 1-2 did not answer" in str(silent)
+    both = {0: waits(0, 4, 1, "a()"), 1: waits(1, 4, 2, "b()")}
+    assert str(judge(both, 2, "w")) == str(judge(dict(reversed(both.items())), 2, "w"))
+    assert "rank 0: a(); rank 1: b()" in str(judge(both, 2, "w"))
+    lost = judge({0: waits(0, 4, 1, "a()", cause="lost", detail="connection reset")}, 2, "w")
+    assert isinstance(lost, PeerLost) and "connection reset" in str(lost)
