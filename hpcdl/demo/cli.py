@@ -1,4 +1,4 @@
-"""`hpcdl demo`: checks the options, then trains here if this is a rank already, else on ranks that it starts."""
+"""`hpcdl demo`: checks the options, then trains here if this is one of several ranks already, else on ranks that it starts."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import argparse
 import os
 import sys
 
+import numpy as np
+
 from ..errors import HpcdlError, InvalidArgument
 from ..launch.env import place
+from ..launch.run import run
+from ..start import init
 from . import options
+from .train import train
 
 __all__ = ["add_arguments", "main"]
 
@@ -22,33 +27,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the demo; returns the exit code: 0, 1 where replicas differ, 2 for bad options or data, else that of the failed rank."""
     here = place()
-    inside = here is not None and here.size > 1
-    ranks = args.n if args.n is not None else here.size if inside and here is not None else options.DEFAULT_RANKS
-    try:
-        if ranks < 1:
-            raise InvalidArgument(f"-n {ranks}: give at least 1 rank")
-        if inside and here is not None and ranks != here.size:
-            raise InvalidArgument(f"-n {ranks}: this is already a job of {here.size} ranks; leave -n out")
-        options.check(args)
-    except HpcdlError as error:
-        return _refuse(f"error: {error}", here is None or here.rank == 0)
-    if args.device == "cuda":
-        return _refuse("--device cuda: not measured on a GPU yet; use --device cpu", here is None or here.rank == 0)
-    if inside:
-        from .train import train
+    return _start(args) if here is None or here.size == 1 else _join(args)
 
-        return train(args)  # with lines: Open MPI gives ranks a pseudo-terminal of their own, so they cannot know where the output goes
-    from ..launch.run import run
 
+def _start(args: argparse.Namespace) -> int:
+    """Train on ranks of this machine that we start."""
+    ranks = options.DEFAULT_RANKS if args.n is None else args.n
+    refusal = _refusal(args, ranks)
+    if refusal:
+        return _refuse(refusal)
     if sys.stdout.isatty():
         args.bar = os.get_terminal_size(sys.stdout.fileno()).columns
     try:
         return run(["-m", "hpcdl.demo.train", *options.as_command(args)], ranks=ranks)
     except HpcdlError as error:  # nothing was started
-        return _refuse(f"error: {error}", True)
+        return _refuse(f"error: {error}")
 
 
-def _refuse(message: str, first_rank: bool) -> int:
-    if first_rank:
-        print(f"hpcdl demo: {message}", file=sys.stderr)
+def _join(args: argparse.Namespace) -> int:
+    """Train as one of the ranks that mpirun or srun has started. Rank 0 judges the options for all, so that it is heard before all end.
+
+    Progress comes as lines: Open MPI gives its ranks pseudo-terminals, so they cannot know where the output goes.
+    """
+    world = init()
+    refusal = _refusal(args, world.size) if world.rank == 0 else ""
+    if refusal:
+        _refuse(refusal)
+    return 2 if world.broadcast(np.array([bool(refusal)]))[0] else train(args)
+
+
+def _refusal(args: argparse.Namespace, ranks: int) -> str:
+    """Why the demo cannot run like this on `ranks` ranks; "" if it can."""
+    try:
+        if ranks < 1:
+            raise InvalidArgument(f"-n {ranks}: give at least 1 rank")
+        if args.n not in (None, ranks):
+            raise InvalidArgument(f"-n {args.n}: this is already a job of {ranks} ranks; leave -n out")
+        options.check(args)
+    except HpcdlError as error:
+        return f"error: {error}"
+    return "--device cuda: not measured on a GPU yet; use --device cpu" if args.device == "cuda" else ""
+
+
+def _refuse(message: str) -> int:
+    print(f"hpcdl demo: {message}", file=sys.stderr, flush=True)
     return 2

@@ -89,11 +89,12 @@ def _traffic(sent: float | None, ratio: float | None) -> str:
 
 
 def write_json(report: Report, path: Path) -> None:
-    """Write the report to `path`, all of it or nothing: a reader never sees half a file."""
+    """Write the report to `path`, all of it or nothing: a reader never sees half a file. A loss that is not finite becomes null."""
+    values = json.loads(json.dumps(asdict(report)), parse_constant=lambda _: None)
     descriptor, scratch = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(asdict(report), file, indent=2)
+            json.dump(values, file, indent=2, allow_nan=False)
             file.write("\n")
         os.chmod(scratch, 0o644)
         os.replace(scratch, path)

@@ -48,7 +48,7 @@ def test_defaults(demo, require):
 
 def test_same_seed_same_result_other_seed_other_result(demo, require):
     require("sklearn")
-    words = ["-n", "2", "--epochs", "2", "--hidden", "32,16", "--codec", "int8", "--collective", "tree", "--seed"]
+    words = ["-n", "2", "--epochs", "1", "--hidden", "32,16", "--codec", "int8", "--collective", "tree", "--seed"]
     first, again, other = (demo(*words, seed)[1] for seed in ("3", "3", "4"))
     assert first["network"] == "64-32-16-10"
     assert first["test_loss"] == again["test_loss"] != other["test_loss"]

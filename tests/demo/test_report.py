@@ -63,9 +63,16 @@ def test_json(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["report.json"]
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path):
+def test_json_of_a_training_that_diverged(tmp_path):
+    report.write_json(replace(SAMPLE, test_loss=float("nan"), loss_difference=float("inf")), tmp_path / "report.json")
+    found = json.loads((tmp_path / "report.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert found["test_loss"] is None and found["loss_difference"] is None
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "report.json"
     path.write_text("old")
-    with pytest.raises(TypeError):
-        report.write_json(replace(SAMPLE, data=object()), path)
+    monkeypatch.setattr(report.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        report.write_json(SAMPLE, path)
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
