@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import cupy
+import numpy as np
 
+from .dtypes import BFLOAT16
 from .library import Array, Arrays, Event
 
 __all__ = ["DEVICE"]
+
+_FLOAT16_NAN = np.uint16(0x7E00)  # as on the host; the device's own cast makes 0x7fff
 
 
 class _Mark:
@@ -18,6 +22,22 @@ class _Mark:
 
     def done(self) -> bool:
         return bool(self._event.done)
+
+
+class _Queue:
+    """The device and stream that are current now; as a context, current again, in any thread. Both belong to a thread in CUDA."""
+
+    def __init__(self) -> None:
+        self._device, self._stream = cupy.cuda.Device(), cupy.cuda.get_current_stream()
+        self.key = self._device.id, self._stream  # the null stream is one object for all devices
+
+    def __enter__(self) -> None:
+        self._device.__enter__()
+        self._stream.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self._stream.__exit__(*error)
+        self._device.__exit__(*error)
 
 
 class _Device:
@@ -31,7 +51,15 @@ class _Device:
         return cupy.empty(n, dtype)
 
     def cast(self, source: Array, target: Array) -> None:
-        cupy.copyto(target, source, casting="unsafe")
+        if target.dtype == BFLOAT16 != source.dtype:
+            cupy.copyto(target.view("u2"), _bfloat16_bits(source.astype("f4", copy=False).view("u4")), casting="unsafe")
+        elif source.dtype == BFLOAT16 != target.dtype:
+            cupy.copyto(target, (source.view("u2").astype("u4") << 16).view("f4"), casting="unsafe")
+        else:
+            cupy.copyto(target, source, casting="unsafe")
+            if target.dtype == np.float16 != source.dtype:
+                bits = target.view("u2")
+                cupy.copyto(bits, cupy.where(cupy.isnan(source), _FLOAT16_NAN, bits))
 
     def round_to_int8(self, source: Array, target: Array) -> None:
         cupy.copyto(target, cupy.nan_to_num(cupy.clip(cupy.rint(source), -128, 127)), casting="unsafe")
@@ -48,6 +76,9 @@ class _Device:
     def event(self) -> Event:
         return _Mark()
 
+    def queue(self) -> _Queue:
+        return _Queue()
+
     def to_host(self, source: Array, target: Array) -> None:
         source.get(stream=cupy.cuda.get_current_stream(), out=target, blocking=False)
 
@@ -55,9 +86,16 @@ class _Device:
         target.set(source, stream=cupy.cuda.get_current_stream())
 
     def pinned(self, nbytes: int) -> Array:
-        import numpy as np
-
         return np.frombuffer(cupy.cuda.alloc_pinned_memory(max(nbytes, 1)), np.uint8, count=nbytes)
+
+
+def _bfloat16_bits(bits: Array) -> Array:
+    """The upper half of float32 `bits`, rounded to nearest, ties to even; NaN keeps its sign.
+
+    Why not the device's own cast: its NaN is 0x7fff, the host's 0x7fc0, and wires must not depend on where they were made.
+    """
+    rounded = (bits + (0x7FFF + (bits >> 16 & 1))) >> 16
+    return cupy.where((bits & 0x7FFFFFFF) > 0x7F800000, bits >> 16 & 0x8000 | 0x7FC0, rounded)
 
 
 DEVICE: Arrays = _Device()

@@ -15,6 +15,7 @@ from . import collective as collectives
 from . import ring
 from .checks import check_array, check_codec, check_residual
 from .execute import Body, execute
+from .follow import follow
 from .group import Group
 from .layout import split_evenly
 from .operation import After, Operation, Signature
@@ -111,7 +112,7 @@ def allreduce(
             pool.give(work.view("u1"))
         return x
 
-    return group.start(signature, call)
+    return group.start(signature, follow(of(x), call))
 
 
 def reduce_scatter(group: Group, x: Array, op: Op | str, codec: Codec | str | None = None) -> Operation:
@@ -139,4 +140,4 @@ def reduce_scatter(group: Group, x: Array, op: Op | str, codec: Codec | str | No
         library.cast(mine, out.reshape(-1))
         return out
 
-    return group.start(signature, call)
+    return group.start(signature, follow(of(x), call))

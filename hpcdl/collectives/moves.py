@@ -13,6 +13,7 @@ from ..errors import InvalidArgument
 from . import ring, tree
 from .checks import check_array
 from .execute import Body, exchange, execute
+from .follow import follow
 from .group import Group
 from .layout import split_evenly
 from .operation import Operation, Signature
@@ -36,7 +37,7 @@ def broadcast(group: Group, x: Array, root: int = 0) -> Operation:
         yield from execute(schedule, _moving(group, x, tag, header, root=root))
         return x
 
-    return group.start(signature, call)
+    return group.start(signature, follow(of(x), call))
 
 
 def all_gather(group: Group, x: Array) -> Operation:
@@ -61,7 +62,7 @@ def all_gather(group: Group, x: Array) -> Operation:
         yield from execute(ring.ALL_GATHER, task)
         return out
 
-    return group.start(signature, call)
+    return group.start(signature, follow(of(x), call))
 
 
 def all_to_all(group: Group, x: Array) -> Operation:
@@ -87,7 +88,7 @@ def all_to_all(group: Group, x: Array) -> Operation:
         )
         return out
 
-    return group.start(signature, call)
+    return group.start(signature, follow(of(x), call))
 
 
 def barrier(group: Group, agreement: str = "") -> Operation:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 from ..arrays import Array, Arrays
+from ..arrays.queue import queue_of
 
 __all__ = ["Pool"]
 
@@ -13,19 +15,23 @@ _ALIGN = 64
 
 
 class Pool:
-    """Buffers of bytes by size class, for one array library. Used under the progress loop's lock only."""
+    """Buffers of bytes by size class, for one array library. Used under the progress loop's lock only.
+
+    Why a device's queues share none: what one gives back may still be in use there when another takes it.
+    """
 
     def __init__(self, library: Arrays) -> None:
         self._library = library
-        self._free: dict[int, list[Array]] = defaultdict(list)
+        self._free: dict[tuple[int, Any], list[Array]] = defaultdict(list)
         self._kept = 0
 
     def take(self, nbytes: int) -> Array:
         """A uint8 array of `nbytes`, aligned to a cache line, with undefined values. Give back its `base`-compatible self with `give`."""
         size = _size_class(nbytes)
-        if self._free[size]:
+        free = self._free[size, self._queue()]
+        if free:
             self._kept -= size
-            return self._free[size].pop()[:nbytes]
+            return free.pop()[:nbytes]
         raw = self._library.empty(size + _ALIGN, "u1")
         offset = -_address(raw) % _ALIGN
         return raw[offset : offset + size][:nbytes]
@@ -33,9 +39,13 @@ class Pool:
     def give(self, buf: Array) -> None:
         """Take `buf` back. Nobody may read or write it from now on."""
         size = _size_class(buf.nbytes)
-        if self._kept + size <= _KEEP_BYTES:
+        if buf.nbytes and self._kept + size <= _KEEP_BYTES:  # CuPy's empty arrays have no address
             self._kept += size
-            self._free[size].append(_widen(buf, size))
+            self._free[size, self._queue()].append(_widen(buf, size))
+
+    def _queue(self) -> Any:
+        queue = queue_of(self._library)
+        return None if queue is None else queue.key
 
 
 def _size_class(nbytes: int) -> int:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
+from contextlib import nullcontext
+
 from ..arrays import HOST, Array, Event, of
+from ..arrays.queue import queue_of
 from .base import Pending, Placement, Transport
 
 __all__ = ["Staged"]
@@ -37,18 +41,22 @@ class _Send:
 
 
 class _Receive:
-    """The wire -> pinned host, then queued to the device in the order of its stream."""
+    """The wire -> pinned host, then queued to the device in the order of the stream that was current when it was posted."""
 
-    def __init__(self, inner: Transport, buf: Array, peer: int | None, tag: int) -> None:
+    def __init__(self, staged: Staged, buf: Array, peer: int | None, tag: int) -> None:
+        self._staged, self._queue = staged, queue_of(of(buf))
         self._buf, self._host = buf.view("u1"), of(buf).pinned(buf.nbytes)
-        self._wire = inner.irecv(self._host, peer, tag)
+        self._wire = staged.inner.irecv(self._host, peer, tag)
         self._finished = False
         self.source, self.nbytes = -1, 0
 
     def done(self) -> bool:
+        self._staged.advance()
         if not self._finished and self._wire.done():
             self.source, self.nbytes = self._wire.source, self._wire.nbytes
-            of(self._buf).from_host(self._host[: self.nbytes], self._buf[: self.nbytes])
+            with self._queue or nullcontext():
+                of(self._buf).from_host(self._host[: self.nbytes], self._buf[: self.nbytes])
+                self._staged.keep(self._host, of(self._buf).event())
             self._finished = True
         return self._finished
 
@@ -67,6 +75,7 @@ class Staged:
         self.rank, self.size, self.ranks = inner.rank, inner.size, inner.ranks
         self.tags, self.threaded = inner.tags, inner.threaded
         self._waiting: list[_Send] = []
+        self._landing: deque[tuple[Event, Array]] = deque()
 
     def isend(self, buf: Array, peer: int, tag: int) -> Pending:
         if of(buf) is HOST and not self._waiting:
@@ -75,7 +84,13 @@ class Staged:
         return _Ordered(self, self._waiting[-1])
 
     def irecv(self, buf: Array, peer: int | None, tag: int) -> Pending:
-        return self.inner.irecv(buf, peer, tag) if of(buf) is HOST else _Receive(self.inner, buf, peer, tag)
+        return _HostReceive(self, self.inner.irecv(buf, peer, tag)) if of(buf) is HOST else _Receive(self, buf, peer, tag)
+
+    def keep(self, host: Array, until: Event) -> None:
+        """Keep pinned memory until the device has read it; freed earlier, it would be given out again."""
+        while self._landing and self._landing[0][0].done():
+            self._landing.popleft()
+        self._landing.append((until, host))
 
     def advance(self) -> None:
         """Hand to the wire, in order, what has become final."""
@@ -93,6 +108,24 @@ class Staged:
 
     def close(self) -> None:
         self.inner.close()
+
+
+class _HostReceive:
+    """A receive that lets staged sends go on. Why: ranks that all wait to receive would never look at what they have to send."""
+
+    def __init__(self, staged: Staged, wire: Pending) -> None:
+        self._staged, self._wire = staged, wire
+        self.source, self.nbytes = -1, 0
+
+    def done(self) -> bool:
+        self._staged.advance()
+        finished = self._wire.done()
+        if finished:
+            self.source, self.nbytes = self._wire.source, self._wire.nbytes
+        return finished
+
+    def cancel(self) -> None:
+        self._wire.cancel()
 
 
 class _Ordered:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..arrays import HOST, Array, of
+from ..errors import InvalidArgument
 from .base import Pending, Placement, Transport, TransportFailure, Truncated
 
 __all__ = ["ThreadHub", "ThreadTransport"]
@@ -71,7 +72,7 @@ class ThreadTransport:
         self._name = name
 
     def isend(self, buf: Array, peer: int, tag: int) -> Pending:
-        message = _Message(self.hub, (self._name, peer, tag), buf.view("u1"), self.rank, sending=True)
+        message = _Message(self.hub, (self._name, peer, tag), _bytes(buf), self.rank, sending=True)
         with self.hub.lock:
             for receive in self.hub.receives[message.key]:
                 if receive.source in (-1, self.rank):
@@ -82,7 +83,7 @@ class ThreadTransport:
         return message
 
     def irecv(self, buf: Array, peer: int | None, tag: int) -> Pending:
-        message = _Message(self.hub, (self._name, self.rank, tag), buf.view("u1"), -1 if peer is None else peer)
+        message = _Message(self.hub, (self._name, self.rank, tag), _bytes(buf), -1 if peer is None else peer)
         with self.hub.lock:
             for send in self.hub.sends[message.key]:
                 if message.source in (-1, send.source):
@@ -109,17 +110,16 @@ class ThreadTransport:
         pass
 
 
+def _bytes(buf: Array) -> Array:
+    if of(buf) is not HOST:
+        raise InvalidArgument("ranks as threads exchange host memory only; wrap their transport in Staged for device arrays")
+    return buf.view("u1")
+
+
 def _deliver(send: _Message, receive: _Message) -> None:
     if send.buf.nbytes > receive.buf.nbytes:
         receive.failure = Truncated(f"a message of {send.buf.nbytes} bytes came where {receive.buf.nbytes} were expected")
     elif send.buf.nbytes:
-        target = receive.buf[: send.buf.nbytes]
-        library = of(send.buf)
-        if library is of(target):
-            library.cast(send.buf, target)
-        elif library is HOST:
-            of(target).from_host(send.buf, target)
-        else:
-            library.to_host(send.buf, target)
+        receive.buf[: send.buf.nbytes] = send.buf
     receive.source, receive.nbytes = send.source, send.buf.nbytes
     send.finished = receive.finished = True

@@ -1,0 +1,43 @@
+"""The fixture `cupy`: the double in the place of the real one, gone without a trace after the test."""
+
+import sys
+
+import pytest
+
+import hpcdl.arrays
+from device.fake_cupy import Machine, build
+
+
+@pytest.fixture(params=["deferred", "eager"])
+def mode(request):
+    """When the fake device works: as late as it may, or at once."""
+    return request.param
+
+
+@pytest.fixture
+def cupy(mode):
+    """The double, as `import cupy` gives it. After the test: nothing was converted to the host implicitly."""
+    with installed(Machine(deferred=mode == "deferred")) as module:
+        yield module
+    assert not module.machine.implicit, module.machine.implicit
+
+
+class installed:  # noqa: N801  (a context manager, used like a function)
+    """`cupy` is a double on `machine` meanwhile, for hpcdl too."""
+
+    def __init__(self, machine):
+        self.module = build(machine)
+
+    def __enter__(self):
+        self.before = {name: sys.modules.pop(name, None) for name in ("cupy", "hpcdl.arrays.device")}
+        sys.modules["cupy"] = self.module
+        return self.module
+
+    def __exit__(self, *_):
+        hpcdl.arrays.__dict__.pop("device", None)
+        for name, module in self.before.items():
+            sys.modules.pop(name, None)
+            if module is not None:
+                sys.modules[name] = module
+        if self.before["hpcdl.arrays.device"] is not None:
+            hpcdl.arrays.device = self.before["hpcdl.arrays.device"]

@@ -1,0 +1,153 @@
+"""The fake GPUs of one process: streams with their queues, memory, and a record of all that happened."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+POISON = 0xA5  # as float32 -2.9e-16, as int8 -91: nothing that a test expects
+
+
+class ImplicitConversion(TypeError):
+    """Something would have gone to the host, or waited for the device, without being asked to."""
+
+
+class Record(NamedTuple):
+    """One operation: device, stream, what it is, and the thread that queued it."""
+
+    device: int
+    stream: int
+    kind: str  # kernel, to host, to device, event, wait event
+    name: str
+    thread: str
+
+
+class Queue:
+    """What a stream has been told to do and has not done yet."""
+
+    def __init__(self, device: int, stream: int, blocking: bool) -> None:
+        self.device, self.stream, self.blocking = device, stream, blocking
+        self.items: deque[tuple[Callable[[], None], list[tuple[Queue, int]]]] = deque()
+        self.submitted = self.done = 0
+
+    def run(self, until: int) -> None:
+        """Do everything up to item number `until`, and what it depends on."""
+        while self.done < until:
+            work, needs = self.items.popleft()
+            self.done += 1
+            for queue, number in needs:
+                queue.run(number)
+            work()
+
+
+class Machine:
+    """`devices` fake GPUs. deferred: work waits until it is asked for; an event becomes done at its poll number `patience`."""
+
+    def __init__(self, devices: int = 4, deferred: bool = True, patience: int = 3) -> None:
+        self.devices, self.deferred, self.patience = devices, deferred, patience
+        self.lock = threading.RLock()
+        self.log: list[Record] = []
+        self.waits: list[str] = []  # every time that the host waited for a device
+        self.implicit: list[str] = []  # every attempt at an implicit conversion, also one whose exception was swallowed
+        self.null: Any = None  # the stream object that is current where none was chosen
+        self.event: Any = None  # the classes of events, arrays and devices
+        self.array_type: Any = None
+        self.device_type: Any = None
+        self._queues: dict[tuple[int, int], Queue] = {(device, 0): Queue(device, 0, True) for device in range(devices)}
+        self._streams = 0
+        self._pinned: dict[int, np.ndarray[Any, Any]] = {}  # address -> block, those in use
+        self._free: dict[int, list[np.ndarray[Any, Any]]] = {}
+        self._local = threading.local()
+
+    # --- what is current in this thread
+
+    @property
+    def device(self) -> int:
+        """The current device of this thread."""
+        return getattr(self._local, "device", 0)
+
+    @device.setter
+    def device(self, number: int) -> None:
+        if not 0 <= number < self.devices:
+            raise ValueError(f"cudaErrorInvalidDevice: {number}")
+        self._local.device = number
+
+    def streams(self) -> dict[int, Any]:
+        """The current stream of this thread by device."""
+        if not hasattr(self._local, "streams"):
+            self._local.streams = {}
+        return self._local.streams  # type: ignore[no-any-return]
+
+    # --- queues
+
+    def new_stream(self, blocking: bool) -> int:
+        """The number of a new stream of the current device."""
+        with self.lock:
+            self._streams += 1
+            self._queues[self.device, self._streams] = Queue(self.device, self._streams, blocking)
+            return self._streams
+
+    def queue(self, device: int, stream: int) -> Queue:
+        """The queue of a stream; stream 0 is each device's null stream."""
+        return self._queues[device, stream]
+
+    def submit(self, stream: int, kind: str, name: str, work: Callable[[], None]) -> tuple[Queue, int]:
+        """Queue `work` on a stream of the current device; gives its place. The null stream and blocking streams wait for each other."""
+        with self.lock:
+            queue = self.queue(self.device, stream)
+            needs = []
+            if queue.blocking:
+                others = [other for other in self._queues.values() if other.device == queue.device and other.blocking]
+                needs = [(other, other.submitted) for other in others if other is not queue and 0 in (stream, other.stream)]
+            self.log.append(Record(queue.device, stream, kind, name, threading.current_thread().name))
+            queue.items.append((work, needs))
+            queue.submitted += 1
+            if not self.deferred:
+                queue.run(queue.submitted)
+            return queue, queue.submitted
+
+    def wait(self, queue: Queue, number: int, why: str) -> None:
+        """The host waits for item `number`."""
+        with self.lock:
+            self.waits.append(f"{why} ({threading.current_thread().name})")
+            queue.run(number)
+
+    def refuse(self, what: str) -> None:
+        """An implicit conversion was tried."""
+        self.implicit.append(f"{what} ({threading.current_thread().name})")
+        raise ImplicitConversion(f"implicit conversion to the host: {what}; use get(), asnumpy or item()")
+
+    # --- memory
+
+    def pinned(self, nbytes: int) -> Any:
+        """A buffer of pinned memory; once nobody holds it any more, its block is poisoned and goes to the next who asks."""
+        size = 1 << max(nbytes - 1, 63).bit_length()
+        with self.lock:
+            free = self._free.setdefault(size, [])
+            block = free.pop() if free else np.empty(size, np.uint8)
+            self._pinned[block.ctypes.data] = block
+        block[:] = POISON
+        holder = (ctypes.c_uint8 * size).from_buffer(block)
+        weakref.finalize(holder, self._unpin, block)
+        return holder
+
+    def _unpin(self, block: np.ndarray[Any, Any]) -> None:
+        with self.lock:
+            block[:] = POISON
+            self._pinned.pop(block.ctypes.data, None)
+            self._free[block.size].append(block)
+
+    def raw(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
+        """The bytes of a host array that lies in pinned memory, by address only, without keeping it alive; None for other memory."""
+        address = array.ctypes.data
+        with self.lock:
+            for start, block in list(self._pinned.items()):
+                if start <= address and address + array.nbytes <= start + block.size:
+                    return block[address - start : address - start + array.nbytes]
+        return None
