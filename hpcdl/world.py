@@ -40,7 +40,7 @@ class World:
         if group is None:
             transport = Metered(transport)
             lane = transport.inner.group(tuple(range(transport.size)), _LANE_TAG)
-            engine = Engine(threaded=transport.threaded and transport.size > 1)
+            engine = Engine(transport.threaded and transport.size > 1, f"rank {transport.rank}")
             group = Group(engine, transport, lane, "the world", _timeout(timeout))
         self._group = group
         self._owns_engine = transport is group.transport

@@ -49,7 +49,7 @@ class Backoff:
 class Engine:
     """The progress loop of one rank."""
 
-    def __init__(self, threaded: bool) -> None:
+    def __init__(self, threaded: bool, name: str = "") -> None:
         self.owner = threading.get_ident()  # the thread that runs the user's program
         self._pid = os.getpid()
         self._lock = threading.RLock()
@@ -61,7 +61,7 @@ class Engine:
         self._closing = False
         self._thread: threading.Thread | None = None
         if threaded:
-            self._thread = threading.Thread(target=_serve, args=(weakref.ref(self),), name="hpcdl-progress", daemon=True)
+            self._thread = threading.Thread(target=_serve, args=(weakref.ref(self),), name=f"hpcdl-progress {name}", daemon=True)
             self._thread.start()
 
     def add_group(self, group: Group) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +15,10 @@ from .base import NativeCalls, Pending, Placement, Transport, TransportFailure, 
 __all__ = ["MPITransport", "before_finalize", "library_version", "world"]
 
 
-#: Messages that MPI has not finished. Why: it still reads or writes their buffers, even after everybody else has forgotten them.
+#: Messages that MPI has not finished. Why: it still reads or writes their buffers, even after everybody else has forgotten them; so they
+#: also outlive the interpreter, which ends before mpi4py calls MPI_Finalize.
 _unfinished: set[_Message] = set()
+ctypes.pythonapi.Py_IncRef(ctypes.py_object(_unfinished))
 
 
 class _Message:
