@@ -72,7 +72,7 @@ def become(kind: str, target: str, args: list[str], me: Me) -> NoReturn:
 def _prepare(me: Me) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(line_buffering=True)  # whole lines: ranks share the terminal
+            stream.reconfigure(line_buffering=True, write_through=False)  # whole lines, with `python -u` too: ranks share the terminal
     if me.where is not None and not faulthandler.is_enabled():
         faulthandler.enable((me.where / f"fault.{me.rank}").open("w", encoding="utf-8"))
 

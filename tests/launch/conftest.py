@@ -51,7 +51,14 @@ class Running:
 
     def __init__(self, command: list[str], cwd: Path, ranks: int, env: dict[str, str]) -> None:
         self.process = subprocess.Popen(
-            command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL, start_new_session=True
+            command,
+            cwd=cwd,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
         )
         self.pids: list[int] = []
         assert self.process.stdout is not None
@@ -89,7 +96,14 @@ def job(tmp_path: Path, require: Callable[..., object]) -> Callable[..., subproc
         (tmp_path / "script.py").write_text(PREAMBLE + textwrap.dedent(source), encoding="utf-8")
         command = [sys.executable, "-m", "hpcdl.cli", "run", "-n", str(ranks), *flags, "script.py", *args]
         return subprocess.run(
-            command, cwd=tmp_path, env=environment(**env), capture_output=True, text=True, timeout=HANG, check=False, stdin=subprocess.DEVNULL
+            command,
+            cwd=tmp_path,
+            env=environment(**env),
+            capture_output=True,
+            text=True,
+            timeout=HANG,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
 
     return run

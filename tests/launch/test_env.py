@@ -46,7 +46,14 @@ ENVIRONMENTS = {
     "PMI": ({"PMI_RANK": "3", "PMI_SIZE": "8", "PMI_LOCAL_RANK": "1", "PMI_LOCAL_SIZE": "2"}, Place("a PMI launcher", 3, 8, 1, 2)),
     "PMIx": ({"PMIX_RANK": "3", "PMIX_SIZE": "8"}, Place("a PMIx launcher", 3, 8, None, None)),
 }  # fmt: skip
-BATCH_SHELL = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NTASKS": "4", "SLURM_NPROCS": "4"}
+BATCH_SHELL = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0",
+    "SLURM_NTASKS": "4",
+    "SLURM_NPROCS": "4",
+}
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
@@ -59,7 +66,9 @@ def test_every_launcher_is_tested() -> None:
     assert {row.launcher for row in LAUNCHERS} == {expected.launcher for _, expected in ENVIRONMENTS.values()}
 
 
-@pytest.mark.parametrize("environ", [{}, BATCH_SHELL, {**BATCH_SHELL, "SLURM_STEP_ID": "4294967290"}, {"PMIX_RANK": "0"}, {"PMI_RANK": "x"}])
+@pytest.mark.parametrize(
+    "environ", [{}, BATCH_SHELL, {**BATCH_SHELL, "SLURM_STEP_ID": "4294967290"}, {"PMIX_RANK": "0"}, {"PMI_RANK": "x"}]
+)
 def test_no_launcher(environ: dict[str, str]) -> None:
     assert place(environ) is None
     check_world(1, 0, "Open MPI 5.0.11", environ)
@@ -87,7 +96,9 @@ def test_worlds_of_one(name: str) -> None:
     with pytest.raises(LaunchError) as error:
         check_world(1, 0, "MPICH 5.0.2", environ)
     text = str(error.value)
-    assert "rank 3 of 8" in text and expected.launcher in text and "8 worlds of one rank" in text and "MPICH 5.0.2" in text and "Cure:" in text
+    assert (
+        "rank 3 of 8" in text and expected.launcher in text and "8 worlds of one rank" in text and "MPICH 5.0.2" in text and "Cure:" in text
+    )
     assert ("srun --mpi=pmi2" if expected.launcher == "srun" else "hpcdl run -n 8") in text
     check_world(1, 0, "MPICH 5.0.2", {**environ, "HPCDL_ALLOW_SINGLETON": "1"})
 

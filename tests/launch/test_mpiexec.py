@@ -60,7 +60,12 @@ def test_launcher_of_another_mpi_is_not_taken(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(LaunchError) as error:
         mpiexec.launcher(library)
     text = str(error.value)
-    assert "no launcher that belongs to Open MPI 9.0.1" in text and "own/bin/mpirun: HYDRA" in text and "mpirun (Open MPI) 4.1.4" in text and "Cure:" in text
+    assert (
+        "no launcher that belongs to Open MPI 9.0.1" in text
+        and "own/bin/mpirun: HYDRA" in text
+        and "mpirun (Open MPI) 4.1.4" in text
+        and "Cure:" in text
+    )
 
 
 def test_this_machines_library_and_launcher(require: Callable[..., object]) -> None:
@@ -80,7 +85,10 @@ def test_inside_an_allocation_the_ranks_stay_on_this_machine() -> None:
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        ("raise ImportError('libmpi.so.40: cannot open shared object file')", "finds no MPI library it can load: .*libmpi.so.40.*\n.*hpcdl\\[mpi\\]"),
+        (
+            "raise ImportError('libmpi.so.40: cannot open shared object file')",
+            "finds no MPI library it can load: .*libmpi.so.40.*\n.*hpcdl\\[mpi\\]",
+        ),
         ("raise ModuleNotFoundError(\"No module named 'mpi4py'\")", "mpi4py is not installed for"),
     ],
 )

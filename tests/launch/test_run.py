@@ -19,7 +19,9 @@ IN_MPI = "from mpi4py import MPI\ncomm = MPI.COMM_WORLD\n"
 
 def cli(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "hpcdl.cli", *args]
-    return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=HANG, check=False, stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=HANG, check=False, stdin=subprocess.DEVNULL
+    )
 
 
 def test_what_a_script_sees(job: Job, tmp_path: Path) -> None:
@@ -58,7 +60,9 @@ def test_module(tmp_path: Path, require: Callable[..., object]) -> None:
     require("mpi")
     (tmp_path / "package").mkdir()
     (tmp_path / "package/__init__.py").touch()
-    (tmp_path / "package/__main__.py").write_text("import sys; from . import __name__ as n; print(n, __spec__.name, sys.argv[1:])", encoding="utf-8")
+    (tmp_path / "package/__main__.py").write_text(
+        "import sys; from . import __name__ as n; print(n, __spec__.name, sys.argv[1:])", encoding="utf-8"
+    )
     ended = cli("run", "-np", "2", "-m", "package", "-n", "3", cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (0, "package package.__main__ ['-n', '3']\n" * 2), ended.stderr
     ended = cli("run", "-n", "2", "-m", "package.nothing", cwd=tmp_path)
@@ -135,7 +139,11 @@ def test_exit_zero_early_is_no_failure(job: Job) -> None:
 
 def test_nothing_is_left_in_the_temporary_folder(job: Job, tmp_path: Path) -> None:
     (tmp_path / "t").mkdir()
-    ended = job("print(os.path.dirname(os.environ['HPCDL_RUN_DIR']), oct(os.stat(os.environ['HPCDL_RUN_DIR']).st_mode))", 1, TMPDIR=str(tmp_path / "t"))
+    ended = job(
+        "print(os.path.dirname(os.environ['HPCDL_RUN_DIR']), oct(os.stat(os.environ['HPCDL_RUN_DIR']).st_mode))",
+        1,
+        TMPDIR=str(tmp_path / "t"),
+    )
     assert ended.stdout.split() == [str(tmp_path / "t"), "0o40700"]
     assert not list((tmp_path / "t").glob("hpcdl*"))
 

@@ -14,7 +14,8 @@ from .conftest import Running, gone
 pytestmark = [pytest.mark.outer, pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")]
 
 Start = Callable[..., Running]
-SLEEPS = "from mpi4py import MPI\nREADY\ntime.sleep(100)"
+# MPICH catches SIGUSR1 for purposes of its own.
+SLEEPS = "import signal\nfrom mpi4py import MPI\nsignal.signal(signal.SIGUSR1, signal.SIG_DFL)\nREADY\ntime.sleep(100)"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])

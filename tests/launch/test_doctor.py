@@ -1,0 +1,154 @@
+"""The doctor: its rows, its JSON, its exit code; and what a wrong launcher gets."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hpcdl.errors import LaunchError
+from hpcdl.launch import doctor, facts, mpiexec, report
+from hpcdl.launch.mpi_facts import _fabric
+
+from .conftest import HANG, environment
+
+pytestmark = pytest.mark.outer
+
+Job = Callable[..., "subprocess.CompletedProcess[str]"]
+DOCTOR = [sys.executable, "-m", "hpcdl.cli", "doctor"]
+
+
+def call(command: list[str], cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=cwd, env=env or environment(), capture_output=True, text=True, timeout=HANG, check=False)
+
+
+def test_healthy(require: Callable[..., object], tmp_path: Path) -> None:
+    require("mpi")
+    ended = call([*DOCTOR, "--json", "report.json"], tmp_path)
+    found = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert ended.returncode == 0 and found["healthy"], ended.stdout + ended.stderr
+    rows = {(row["topic"], row["name"]): row for row in found["rows"]}
+    for name in (
+        "library",
+        "loaded from",
+        "launcher",
+        "thread level",
+        "shared-memory windows",
+        "fabric",
+        "GPU awareness",
+        "ULFM (survives dead ranks)",
+    ):
+        assert ("MPI", name) in rows
+    for name in ("NumPy", "CuPy", "PyTorch", "Keras", "TensorFlow", "JAX", "Horovod"):
+        assert ("software", name) in rows
+    for name in ("cores", "memory", "GPUs"):
+        assert ("machine", name) in rows
+    assert any(topic == "Slurm" for topic, _ in rows)
+    assert rows["self-test", "all-reduce on 2 ranks"]["state"] == "ok"
+    assert all(row["cure"] for row in found["rows"] if row["state"] in ("note", "bad"))
+    for row in found["rows"]:
+        assert row["value"] in ended.stdout
+    assert "Training works here." in ended.stdout
+
+
+def test_no_mpi_is_exit_code_1(tmp_path: Path) -> None:
+    (tmp_path / "mpi4py").mkdir()
+    (tmp_path / "mpi4py/__init__.py").write_text("raise RuntimeError('cannot load MPI library')", encoding="utf-8")
+    env = environment()
+    env["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{env['PYTHONPATH']}"
+    ended = call([*DOCTOR, "--json", "-"], tmp_path, env)
+    found = json.loads(ended.stdout)
+    assert ended.returncode == 1 and not found["healthy"]
+    library = found["rows"][0]
+    assert library["state"] == "bad" and "cannot load MPI library" in library["value"] and "hpcdl[mpi]" in library["cure"]
+    assert found["rows"][-1]["value"].startswith("not tried")
+
+
+def test_no_launcher_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(_: object) -> None:
+        raise LaunchError("no launcher that belongs to X; tried:\n  a\nCure: load its module.")
+
+    monkeypatch.setattr(mpiexec, "library", lambda: mpiexec.recognise("Open MPI v5.0.1"))
+    monkeypatch.setattr(mpiexec, "launcher", none)
+    rows = doctor.gather()
+    row = next(row for row in rows if row.name == "launcher")
+    assert (row.state, row.cure) == ("bad", "load its module.")
+
+
+def test_folder_of_the_json_file_must_exist(tmp_path: Path) -> None:
+    ended = call([*DOCTOR, "--json", "nowhere/report.json"], tmp_path)
+    assert ended.returncode == 2 and "there is no folder" in ended.stderr
+
+
+def test_under_a_launcher_one_rank_reports(require: Callable[..., object], tmp_path: Path) -> None:
+    require("mpi")
+    launcher = mpiexec.launcher(mpiexec.library())
+    ended = call([*launcher.command(2), *DOCTOR], tmp_path, launcher.environment(environment()))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.count("Training works here.") == 1 and "rank 0 of 2" in ended.stdout and "1: " in ended.stdout
+
+
+def test_ping_pong(job: Job) -> None:
+    source = """
+    from mpi4py import MPI
+    from hpcdl.launch.link import _ping_pong
+    small, large = _ping_pong(MPI.COMM_WORLD, [1, 2], 8, 100), _ping_pong(MPI.COMM_WORLD, [1, 2], 1 << 20, 5)
+    print(0 < small < large < 1)
+    """
+    ended = job(source, 3)
+    assert (ended.returncode, ended.stdout) == (0, "True\n" * 3), ended.stderr
+
+
+def test_launcher_of_another_mpi(require: Callable[..., object], tmp_path: Path) -> None:
+    require("mpi")
+    library = mpiexec.library()
+    if library.family.name.startswith("Open MPI"):
+        names, family = ("mpiexec.hydra", "mpirun.mpich"), "MPICH"
+    else:
+        names, family = ("mpirun.openmpi",), "Open MPI"
+    other = next(filter(None, map(shutil.which, names)), None)
+    if other is None:
+        pytest.skip(f"no launcher of {family} in PATH beside {library}")
+    env = {**dict(mpiexec.FAMILIES[-1].env), **environment()}
+    flags = ["--oversubscribe"] if family == "Open MPI" else []
+    ended = call([other, *flags, "-n", "2", sys.executable, "-c", "import hpcdl; hpcdl.init()"], tmp_path, env)
+    assert ended.returncode != 0 and "2 worlds of one rank" in ended.stderr and "hpcdl run -n 2" in ended.stderr
+    env["HPCDL_ALLOW_SINGLETON"] = "1"
+    assert call([other, *flags, "-n", "2", sys.executable, "-c", "import hpcdl; hpcdl.init()"], tmp_path, env).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "fabric"),
+    [
+        (
+            "select: init of component sm returned success\nselect: init of component tcp returned success\nselect: component ob1 selected",
+            "ob1: sm, tcp",
+        ),
+        ("[h:1] select: component ucx selected", "UCX"),
+        ("==== UCX netmod Capability ====", "UCX"),
+        ("==== OFI netmod Capability ====\nprov_name: tcp", "OFI"),
+        ("", "the library does not say"),
+    ],
+)
+def test_fabric(text: str, fabric: str) -> None:
+    assert _fabric(text).value.startswith(fabric)
+
+
+def test_rows_of_a_machine_without_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(facts, "_version", lambda names: None)
+    assert {row.name: row.state for row in facts.packages()}["NumPy"] == "bad"
+    assert {row.name: row.state for row in facts.packages()}["PyTorch"] == "absent"
+    assert {row.name: row.state for row in facts.machine()}["GPUs"] == "absent"
+    assert [row.state for row in facts.slurm("MPICH 5.0.2")] == ["absent"]
+
+
+@pytest.mark.parametrize(("ranks", "text"), [([3], "rank 3"), ([1, 0], "ranks 0-1"), ([5, 0, 1, 2, 7], "ranks 0-2, 5, 7")])
+def test_ranks_text(ranks: list[int], text: str) -> None:
+    assert report.ranks_text(ranks) == text
