@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from threading import Lock
 from typing import Any
 
 import cupy
@@ -47,6 +49,10 @@ class _Device:
     xp: Any = cupy
     on_host = False
 
+    def __init__(self) -> None:
+        self._copying: deque[tuple[_Mark, Array]] = deque()
+        self._lock = Lock()
+
     def empty(self, n: int, dtype: Any) -> Array:
         return cupy.empty(n, dtype)
 
@@ -81,9 +87,19 @@ class _Device:
 
     def to_host(self, source: Array, target: Array) -> None:
         source.get(stream=cupy.cuda.get_current_stream(), out=target, blocking=False)
+        self._keep(target)
 
     def from_host(self, source: Array, target: Array) -> None:
         target.set(source, stream=cupy.cuda.get_current_stream())
+        self._keep(source)
+
+    def _keep(self, host: Array) -> None:
+        """Hold on to host memory until the device is done with it. Freed earlier, CuPy would give it to the next who asks."""
+        mark = _Mark()
+        with self._lock:
+            while self._copying and self._copying[0][0].done():
+                self._copying.popleft()
+            self._copying.append((mark, host))
 
     def pinned(self, nbytes: int) -> Array:
         return np.frombuffer(cupy.cuda.alloc_pinned_memory(max(nbytes, 1)), np.uint8, count=nbytes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from contextlib import nullcontext
 
 from ..arrays import HOST, Array, Event, of
@@ -56,7 +55,6 @@ class _Receive:
             self.source, self.nbytes = self._wire.source, self._wire.nbytes
             with self._queue or nullcontext():
                 of(self._buf).from_host(self._host[: self.nbytes], self._buf[: self.nbytes])
-                self._staged.keep(self._host, of(self._buf).event())
             self._finished = True
         return self._finished
 
@@ -75,7 +73,6 @@ class Staged:
         self.rank, self.size, self.ranks = inner.rank, inner.size, inner.ranks
         self.tags, self.threaded = inner.tags, inner.threaded
         self._waiting: list[_Send] = []
-        self._landing: deque[tuple[Event, Array]] = deque()
 
     def isend(self, buf: Array, peer: int, tag: int) -> Pending:
         if of(buf) is HOST and not self._waiting:
@@ -85,12 +82,6 @@ class Staged:
 
     def irecv(self, buf: Array, peer: int | None, tag: int) -> Pending:
         return _HostReceive(self, self.inner.irecv(buf, peer, tag)) if of(buf) is HOST else _Receive(self, buf, peer, tag)
-
-    def keep(self, host: Array, until: Event) -> None:
-        """Keep pinned memory until the device has read it; freed earlier, it would be given out again."""
-        while self._landing and self._landing[0][0].done():
-            self._landing.popleft()
-        self._landing.append((until, host))
 
     def advance(self) -> None:
         """Hand to the wire, in order, what has become final."""

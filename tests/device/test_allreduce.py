@@ -8,7 +8,7 @@ from device.places import gradient, own_stream, same, up
 from hpcdl.codecs import codecs
 from hpcdl.collectives.collective import collectives
 
-SIZES = [0, 1, 129, 1000]
+SIZES = [0, 1, 1000]
 
 
 def on_both(cupy, world, x, **how):
@@ -41,7 +41,7 @@ def test_floating_dtypes(ranks, cupy, dtype, codec):
 @pytest.mark.parametrize("op", ["sum", "max", "bit_xor", "logical_and"])
 def test_integers(ranks, cupy, op):
     def body(world):
-        for dtype in ("int8", "int64", "uint16"):
+        for dtype in ("int8", "int64"):
             on_both(cupy, world, np.arange(300, dtype="int64").astype(dtype) + world.rank, op=op, collective="ring")
         if op != "sum":
             on_both(cupy, world, np.arange(300) % (world.rank + 2) == 0, op=op, collective="ring")

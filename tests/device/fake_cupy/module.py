@@ -62,8 +62,8 @@ def _creation(machine: Machine, array: Any) -> dict[str, Any]:
     def zeros_like(a: Any, dtype: Any = None, order: str = "K", subok: Any = None, shape: Any = None) -> Any:
         return full(a.shape if shape is None else shape, 0, dtype or a.dtype)
 
-    def empty_like(a: Any, dtype: Any = None, order: str = "K", subok: Any = None, shape: Any = None) -> Any:
-        return array(a.shape if shape is None else shape, dtype or a.dtype)
+    def empty_like(prototype: Any, dtype: Any = None, order: str = "K", subok: Any = None, shape: Any = None) -> Any:
+        return array(prototype.shape if shape is None else shape, dtype or prototype.dtype)
 
     def arange(start: Any, stop: Any = None, step: Any = 1, dtype: Any = None) -> Any:
         value = np.arange(start, dtype=dtype) if stop is None else np.arange(start, stop, step, dtype)

@@ -1,0 +1,98 @@
+"""What the double offers, CuPy offers under the same names, with the same parameters. Needs CuPy, but no GPU."""
+
+import importlib.util
+import inspect
+import re
+
+import numpy as np
+import pytest
+
+from device.conftest import installed
+from device.fake_cupy import Machine
+
+
+@pytest.fixture
+def both():
+    """The double and the real one."""
+    if importlib.util.find_spec("cupy") is None:
+        pytest.skip("CuPy is not installed (pip install cupy-cuda12x; a GPU is not needed)")
+    import cupy as real
+
+    with installed(Machine()) as double:
+        pass
+    return double, real
+
+
+def names(thing):
+    return [name for name in vars(thing) if not name.startswith("_") and name not in ("machine", "base")]
+
+
+def parameters(function):
+    """Names of parameters, from the signature or, for compiled code, from the first line of the docstring."""
+    try:
+        return list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        line = (function.__doc__ or "").split("\n")[0]
+        found = re.search(r"\((.*)\)", line)
+        return [re.sub(r"[=:].*", "", part).split()[-1].strip("*") for part in found[1].split(",") if part.strip()] if found else None
+
+
+def check(double, real, place):
+    assert hasattr(real, place), f"CuPy has no {place}"
+    mine, theirs = getattr(double, place), getattr(real, place)
+    if not inspect.isroutine(mine):
+        return
+    known = parameters(theirs)
+    if known is None or "ufunc" in type(theirs).__name__:
+        return
+    for name in parameters(mine):
+        assert name in known or name in ("args", "self"), f"CuPy's {place} has no parameter {name}; it has {known}"
+
+
+def test_module(both):
+    double, real = both
+    for name in names(double):
+        check(double, real, name)
+
+
+def test_ndarray(both):
+    double, real = both
+    for name in names(double.ndarray.__mro__[1]):
+        check(double.ndarray, real.ndarray, name)
+
+
+def test_cuda(both):
+    double, real = both
+    for name in names(double.cuda):
+        check(double.cuda, real.cuda, name)
+    for name in names(double.cuda.runtime):
+        check(double.cuda.runtime, real.cuda.runtime, name)
+    for kind in ("Stream", "Event", "Device"):
+        for name in names(getattr(double.cuda, kind).__mro__[1]):
+            if name not in ("place", "null"):
+                check(getattr(double.cuda, kind), getattr(real.cuda, kind), name)
+
+
+VIEWS = ["a[3:9]", "a[4:68].view('<f4')", "a[1:4].view('f4')", "a[0]", "a[0].view('u1')", "a[None]", "a[:, None]", "a[5:5]", "a[...]", "a.T"]
+VIEWS += ["a.reshape(-1, 4)", "a.reshape(-1, 4).T", "a.reshape(-1, 4)[:, :2]", "a.reshape(3, -1)", "a[:0].view('f4')", "a[:0].reshape(-1)"]
+VIEWS += ["a.reshape(-1, 4).view('i8')", "a[2:6].view('u4')[0]", "a.view('bfloat16')", "a.reshape(-1, 128)[1][3:5]", "next(iter(a.reshape(2, -1)))"]
+
+
+@pytest.mark.parametrize("text", VIEWS)
+def test_views(both, text):
+    """Shape, dtype, contiguity and owner of views, or the kind of error; CuPy makes views without a GPU."""
+    import ml_dtypes
+
+    double, real = both
+    memory = np.zeros(256, "u1")
+    pointer = real.cuda.MemoryPointer(real.cuda.UnownedMemory(memory.ctypes.data, 256, memory, 0), 0)
+    text = text.replace("'bfloat16'", "bf")
+
+    def look(a):
+        try:
+            view = eval(text, {"a": a, "bf": np.dtype(ml_dtypes.bfloat16)})
+        except Exception as error:
+            return type(error)
+        return view.shape, view.dtype, view.flags.c_contiguous, view.base is a, view.strides, view.size, view.nbytes, view.ndim
+
+    assert look(double.ndarray(256, "u1")) == look(real.ndarray(256, "u1", memptr=pointer))
