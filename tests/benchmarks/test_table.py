@@ -106,3 +106,8 @@ def test_broken_results(table, tmp_path):
     (tmp_path / "allreduce.jsonl").write_text(json.dumps(line(2, 3)) + "\n{\n")
     done = table("allreduce")
     assert done.returncode == 2 and "line 2: not a line of results" in done.stderr
+
+
+def test_committed_tables_say_what_the_committed_results_say(table):
+    done = table("--check", PROGRAM.parent / "README.md", "--results", PROGRAM.parent / "results")
+    assert done.returncode == 0, done.stderr
