@@ -61,7 +61,6 @@ def test_what_it_lacks_is_said(cupy):
             reach()
 
 
-@pytest.mark.parametrize("mode", ["deferred"], indirect=True)
 def test_a_copy_to_pinned_memory_is_poison_until_its_event(cupy):
     from hpcdl.arrays.device import DEVICE
 
@@ -74,7 +73,6 @@ def test_a_copy_to_pinned_memory_is_poison_until_its_event(cupy):
     assert (host == 7).all() and not cupy.machine.waits
 
 
-@pytest.mark.parametrize("mode", ["deferred"], indirect=True)
 def test_streams_without_an_event_between_them_have_no_order(cupy):
     one, other = cupy.cuda.Stream(non_blocking=True), cupy.cuda.Stream(non_blocking=True)
     with one:

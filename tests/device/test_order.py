@@ -10,6 +10,8 @@ from hpcdl.errors import InvalidArgument
 from hpcdl.transport.staged import Staged
 from hpcdl.transport.threads import ThreadHub
 
+pytestmark = pytest.mark.parametrize("mode", ["deferred", "eager"], indirect=True)
+
 
 @pytest.mark.parametrize("codec", ["none", "fp16"])
 def test_the_background_thread_keeps_to_the_stream_of_the_call(ranks, cupy, codec):
@@ -79,7 +81,7 @@ def test_a_staged_send_goes_out_behind_its_event_and_in_order(cupy):
             assert sends[step].done() == receives[step].done() == (not cupy.machine.deferred)
         sends.append(sender.isend(np.full(8, 9, "f4"), 1, 1))  # a host buffer may not overtake them
         for _ in range(20):
-            if all([send.done() for send in sends]):
+            if sum(send.done() for send in sends) == len(sends):
                 break
     assert [float(buf[0]) for buf in got] == [1, 2, 9]
     assert not cupy.machine.waits

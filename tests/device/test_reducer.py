@@ -25,7 +25,10 @@ def steps(world, library, like, **how):
     return reducer.views
 
 
-@pytest.mark.parametrize("how", [{}, {"codec": "fp16"}, {"codec": "int8", "error_feedback": True}, {"codec": "bf16", "dtype": "float64"}], ids=str)
+HOW = [{}, {"codec": "fp16"}, {"codec": "int8", "error_feedback": True}, {"codec": "bf16", "dtype": "float64"}]
+
+
+@pytest.mark.parametrize("how", HOW, ids=str)
 def test_reducer(ranks, cupy, how):
     def body(world):
         expected = steps(world, np, None, **how)
@@ -70,7 +73,7 @@ def trained(world, library, loss, optimizer, **reduction):
 
 
 @pytest.mark.ways("threads")
-@pytest.mark.parametrize(("loss", "optimizer"), zip(LOSSES.names() * 2, OPTIMIZERS.names(), strict=False))
+@pytest.mark.parametrize(("loss", "optimizer"), [*zip(LOSSES.names() * 2, OPTIMIZERS.names(), strict=False)])
 @pytest.mark.parametrize("reduction", [{"codec": "none"}, {"codec": "fp16", "error_feedback": True, "bucket_bytes": 512}], ids=str)
 def test_training(ranks, cupy, loss, optimizer, reduction):
     def body(world):
