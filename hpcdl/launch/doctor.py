@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import HpcdlError, InvalidArgument
-from .env import place
+from . import mpiexec
+from .env import check_launcher, place
 from .facts import Row, machine, packages, slurm
 from .mpi_facts import library_rows, probe_rows, selftest_rows
 
@@ -66,6 +67,7 @@ def _network() -> list[Row]:
     here = place()
     assert here is not None
     try:
+        check_launcher(mpiexec.library().text)  # MPI_Init could end this process
         return measure(here)
     except (ImportError, RuntimeError) as error:
         text, _, cure = str(error).partition("Cure:")

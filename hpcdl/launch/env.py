@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ..errors import LaunchError
 
-__all__ = ["LAUNCHERS", "Place", "Variables", "check_world", "outside", "place"]
+__all__ = ["LAUNCHERS", "Place", "Variables", "check_launcher", "check_world", "outside", "place"]
 
 ALLOW_SINGLETON = "HPCDL_ALLOW_SINGLETON"
 
@@ -32,7 +32,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Variables:
-    """The variables of one launcher; a tuple lists alternatives, first wins. `marks` must all be set beside them."""
+    """The variables of one launcher; a tuple lists alternatives, first wins. `marks` must all be set beside them.
+
+    `libraries` is a regular expression over what the MPI libraries call themselves that this launcher can start; "" for any.
+    """
 
     launcher: str
     rank: tuple[str, ...]
@@ -40,6 +43,7 @@ class Variables:
     local_rank: tuple[str, ...] = ()
     local_size: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
+    libraries: str = ""
 
 
 # Order matters: a launcher that starts its daemons by another one (mpirun inside sbatch uses srun) leaves both sets of variables
@@ -51,6 +55,7 @@ LAUNCHERS: tuple[Variables, ...] = (
         ("OMPI_COMM_WORLD_SIZE",),
         ("OMPI_COMM_WORLD_LOCAL_RANK",),
         ("OMPI_COMM_WORLD_LOCAL_SIZE",),
+        libraries="Open MPI|Spectrum MPI",
     ),
     Variables(
         "MVAPICH's mpirun_rsh",
@@ -58,6 +63,7 @@ LAUNCHERS: tuple[Variables, ...] = (
         ("MV2_COMM_WORLD_SIZE", "MVP_COMM_WORLD_SIZE"),
         ("MV2_COMM_WORLD_LOCAL_RANK", "MVP_COMM_WORLD_LOCAL_RANK"),
         ("MV2_COMM_WORLD_LOCAL_SIZE", "MVP_COMM_WORLD_LOCAL_SIZE"),
+        libraries="MVAPICH",
     ),
     Variables(
         "mpiexec (Hydra: MPICH, Intel MPI)",
@@ -66,6 +72,7 @@ LAUNCHERS: tuple[Variables, ...] = (
         ("MPI_LOCALRANKID",),
         ("MPI_LOCALNRANKS",),
         marks=("MPI_LOCALRANKID",),
+        libraries=r"MPICH|MVAPICH|Intel\(R\) MPI|ParaStation",
     ),
     Variables(
         "Cray PALS' mpiexec",
@@ -128,6 +135,20 @@ def _slurm_local_size(environ: Mapping[str, str]) -> int | None:
     return per_node[int(node)] if int(node) < len(per_node) else None
 
 
+def check_launcher(library: str, environ: Mapping[str, str] = os.environ) -> None:
+    """Raise LaunchError where `library`, as it calls itself, cannot belong to the launcher. To be asked before MPI_Init.
+
+    Why: MPICH's library under Open MPI's mpirun does not start worlds of one, it ends the process inside MPI_Init.
+    """
+    here = place(environ)
+    if here is None or here.size <= 1 or environ.get(ALLOW_SINGLETON, "") not in ("", "0"):
+        return
+    fits = next(row.libraries for row in LAUNCHERS if row.launcher == here.launcher)
+    if not re.search(fits, library, re.IGNORECASE):
+        text = f"{here.launcher} started {here.size} ranks, but mpi4py loads the library of another MPI ({_first_line(library)})"
+        raise LaunchError(f"rank {here.rank} of {here.size}: {text}.\n{_cause_and_cure(here, library)}")
+
+
 def check_world(size: int, rank: int, library: str, environ: Mapping[str, str] = os.environ) -> None:
     """Raise LaunchError where the launcher started another number of ranks than MPI's COMM_WORLD (`size`, `rank`) has.
 
@@ -135,14 +156,21 @@ def check_world(size: int, rank: int, library: str, environ: Mapping[str, str] =
     `library` is what the MPI library calls itself. HPCDL_ALLOW_SINGLETON=1 turns the check off.
     """
     here = place(environ)
-    if here is None or here.size <= 1 or here.size == size:
-        return
-    if environ.get(ALLOW_SINGLETON, "") not in ("", "0"):
+    if here is None or here.size <= 1 or here.size == size or environ.get(ALLOW_SINGLETON, "") not in ("", "0"):
         return
     what = f"these are {here.size} worlds of one rank each, every one training alone" if size == 1 else "the two do not belong together"
     raise LaunchError(
         f"rank {here.rank} of {here.size}: {here.launcher} started {here.size} ranks, but the MPI library that mpi4py loads"
-        f" ({library}) has a world of {size} (rank {rank} of it): {what}.\n"
+        f" ({_first_line(library)}) has a world of {size} (rank {rank} of it): {what}.\n{_cause_and_cure(here, library)}"
+    )
+
+
+def _first_line(library: str) -> str:
+    return (library.strip("\0\n ").splitlines() or ["unknown"])[0].split(", package:")[0].strip()
+
+
+def _cause_and_cure(here: Place, library: str) -> str:
+    return (
         f"Cause: the launcher belongs to another MPI than the library. Cure: {_cure(here.launcher, library, here.size)}."
         f" `hpcdl doctor` shows both. ({ALLOW_SINGLETON}=1 lets separate worlds run on purpose.)"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hpcdl.errors import LaunchError
-from hpcdl.launch.env import LAUNCHERS, Place, check_world, outside, place
+from hpcdl.launch.env import LAUNCHERS, Place, check_launcher, check_world, outside, place
 
 ENVIRONMENTS = {
     "Open MPI": (
@@ -31,7 +31,8 @@ ENVIRONMENTS = {
     ),
     "flux": ({"FLUX_TASK_RANK": "3", "FLUX_JOB_SIZE": "8", "FLUX_TASK_LOCAL_ID": "1"}, Place("flux run", 3, 8, 1, None)),
     "srun": (
-        {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8", "SLURM_NTASKS": "16", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0", "SLURM_NODEID": "1",
+        {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8", "SLURM_NTASKS": "16", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0",
+         "SLURM_NODEID": "1",
          "SLURM_STEP_TASKS_PER_NODE": "2(x3),1(x2)"},
         Place("srun", 3, 8, 1, 2),
     ),
@@ -111,3 +112,30 @@ def test_cure_for_open_mpi_under_slurm() -> None:
 def test_world_of_another_size() -> None:
     with pytest.raises(LaunchError, match="has a world of 4"):
         check_world(4, 1, "MPICH 5.0.2", ENVIRONMENTS["MPICH"][0])
+
+
+OPEN_MPI, MPICH = "Open MPI v5.0.11, package: …", "MPICH Version:      5.0.2\n…"
+
+
+@pytest.mark.parametrize(("name", "library"), [("Open MPI", MPICH), ("MPICH", OPEN_MPI), ("MVAPICH", MPICH)])
+def test_library_that_cannot_belong_to_the_launcher(name: str, library: str) -> None:
+    environ = ENVIRONMENTS[name][0]
+    with pytest.raises(LaunchError, match=r"rank 3 of 8: .* started 8 ranks, but mpi4py loads the library of another MPI"):
+        check_launcher(library, environ)
+    check_launcher(library, {**environ, "HPCDL_ALLOW_SINGLETON": "1"})
+
+
+@pytest.mark.parametrize(
+    ("name", "library"),
+    [
+        ("Open MPI", OPEN_MPI),
+        ("MPICH", MPICH),
+        ("MPICH", "Intel(R) MPI Library 2021.13"),
+        ("srun", MPICH),
+        ("srun", OPEN_MPI),
+        ("PALS", MPICH),
+    ],
+)
+def test_library_that_may_belong_to_the_launcher(name: str, library: str) -> None:
+    check_launcher(library, ENVIRONMENTS[name][0])
+    check_launcher(library, {})
