@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from . import records
 from .env import place
+from .funnel import NAMES, put
 from .program import Me, become
 from .tie import tie_to_parent
 
@@ -53,7 +54,7 @@ def main(arguments: list[str]) -> NoReturn:
         records.write(where, "rank", rank, pid=child, host=socket.gethostname())
     for _, writer in pipes:
         os.close(writer)
-    status = _tagged(child, [reader for reader, _ in pipes], f"[{rank}] ".encode()) if tag else os.waitpid(child, 0)[1]
+    status = _tagged(child, [reader for reader, _ in pipes], f"[{rank}] ".encode(), where) if tag else os.waitpid(child, 0)[1]
     code = _report(os.waitstatus_to_exitcode(status), rank, where)
     if code and where is not None:
         _let_the_parent_end_the_others(where, rank, size)
@@ -100,33 +101,41 @@ def _let_the_parent_end_the_others(where: Path, rank: int, size: int) -> None:
         time.sleep(0.02)
 
 
-def _tagged(child: int, readers: list[int], tag: bytes) -> int:
+def _tagged(child: int, readers: list[int], tag: bytes, where: Path | None) -> int:
     """Copy the child's output line by line, each line with `tag`; returns the child's wait status."""
     selector = selectors.DefaultSelector()
     rest = dict.fromkeys(readers, b"")
-    for stream, reader in enumerate(readers, start=1):
-        selector.register(reader, selectors.EVENT_READ, stream)
+    targets = {reader: _target(where, stream) for stream, reader in enumerate(readers, start=1)}
+    for reader in readers:
+        selector.register(reader, selectors.EVENT_READ)
     status: int | None = None
     quiet_until = float("inf")  # the child's own children may hold the pipes open after its end
     while (selector.get_map() or status is None) and time.monotonic() < quiet_until:
         for key, _ in selector.select(0.1):
             chunk = os.read(key.fd, 65536)
             *lines, rest[key.fd] = (rest[key.fd] + chunk).split(b"\n")
-            _write(key.data, b"".join(tag + line + b"\n" for line in lines))
+            _put(targets[key.fd], [tag + line + b"\n" for line in lines])
             if not chunk:
                 selector.unregister(key.fd)
         if status is None:
             ended, code = os.waitpid(child, 0 if not selector.get_map() else os.WNOHANG)
             if ended:
                 status, quiet_until = code, time.monotonic() + 0.5
-    for stream, reader in enumerate(readers, start=1):
-        _write(stream, tag + rest[reader] + b"\n" if rest[reader] else b"")
+    for reader in readers:
+        _put(targets[reader], [tag + rest[reader] + b"\n"] if rest[reader] else [])
     return status if status is not None else os.waitpid(child, 0)[1]
 
 
-def _write(stream: int, data: bytes) -> None:
-    while data:
-        try:
-            data = data[os.write(stream, data) :]
-        except OSError:
-            sys.exit(1)  # the launcher is gone
+def _target(where: Path | None, stream: int) -> int:
+    """Where the tagged lines go: to `hpcdl run` itself, else through the launcher."""
+    try:
+        return os.open(where / NAMES[stream], os.O_WRONLY) if where is not None else stream
+    except OSError:
+        return stream
+
+
+def _put(target: int, lines: list[bytes]) -> None:
+    try:
+        put(target, lines)
+    except OSError:
+        sys.exit(1)  # nobody reads any more

@@ -24,6 +24,7 @@ from typing import Any
 from ..errors import InvalidArgument
 from . import mpiexec, records
 from .banner import Banner
+from .funnel import Funnel
 from .machine import thread_shares
 from .report import explain
 from .tie import tie_to_parent
@@ -52,6 +53,7 @@ def run(command: list[str], ranks: int, *, tag_output: bool = False, env: Mappin
     with tempfile.TemporaryDirectory(prefix="hpcdl-run-", ignore_cleanup_errors=True) as name:
         environ[records.FOLDER] = name
         rank = [sys.executable, str(Path(__file__).parent), *(["--tag"] if tag_output else []), *program]
+        funnels = [Funnel(Path(name), stream) for stream in (1, 2)] if tag_output else []
         with _signals() as received:
             process = subprocess.Popen(
                 [*launcher.command(ranks, environ), *rank],
@@ -67,6 +69,8 @@ def run(command: list[str], ranks: int, *, tag_output: bool = False, env: Mappin
             ended = _Job(process, Path(name), ranks).wait(received)
             for stream in streams:
                 stream.join(timeout=2.0)
+            for funnel in funnels:
+                funnel.close()
         code, text = explain(Path(name), ranks, process.returncode, ended, [line for stream in streams for line in stream.held])
         if text:
             sys.stdout.flush()
