@@ -36,18 +36,24 @@ class World:
     the same Mismatch. A rank that never comes ends in Stalled after `timeout` seconds, one that dies in PeerLost.
     """
 
-    def __init__(self, transport: Transport, timeout: float | None = None, group: Group | None = None) -> None:
-        if group is None:
-            transport = Metered(transport)
-            lane = transport.inner.group(tuple(range(transport.size)), _LANE_TAG)
-            engine = Engine(transport.threaded and transport.size > 1, f"rank {transport.rank}")
-            group = Group(engine, transport, lane, "the world", _timeout(timeout))
-        self._group = group
-        self._owns_engine = transport is group.transport
+    def __init__(self, transport: Transport, timeout: float | None = None) -> None:
+        metered = Metered(transport)
+        lane = transport.group(tuple(range(transport.size)), _LANE_TAG)
+        engine = Engine(transport.threaded and transport.size > 1, f"rank {transport.rank}")
+        self._settle_in(Group(engine, metered, lane, "the world", _timeout(timeout)), owns_engine=True)
+
+    @classmethod
+    def _within(cls, group: Group) -> World:
+        """The world of a group of another world, which goes on to own the progress loop."""
+        world = cls.__new__(cls)
+        world._settle_in(group, owns_engine=False)
+        return world
+
+    def _settle_in(self, group: Group, owns_engine: bool) -> None:
+        self._group, self._owns_engine = group, owns_engine
         self.rank, self.size, self.ranks = group.transport.rank, group.transport.size, group.transport.ranks
         with group.engine.locked():
-            place = group.transport.placement()
-        self.local_rank, self.local_size, self.node, self.nodes = place
+            self.local_rank, self.local_size, self.node, self.nodes = group.transport.placement()
         self.device = device_name(self.local_rank)
         self._names = count()
 
@@ -83,7 +89,8 @@ class World:
         all ranks or on none; 0 takes a rank out. error_feedback: a float32 array (float64 for float64) of x's shape, zero at first, that
         carries what the codec lost to the next call. The result is bitwise equal on all ranks.
         """
-        return self.allreduce_async(x, op, codec, collective, out, weight, error_feedback, name).wait()
+        with self._group.engine:
+            return self.allreduce_async(x, op, codec, collective, out, weight, error_feedback, name).wait()
 
     def allreduce_async(
         self,
@@ -106,23 +113,28 @@ class World:
 
     def broadcast(self, x: Array, root: int = 0) -> Array:
         """Overwrite `x` with rank `root`'s, and return it."""
-        return moves.broadcast(self._group, x, root).wait()
+        with self._group.engine:
+            return moves.broadcast(self._group, x, root).wait()
 
     def allgather(self, x: Array) -> Array:
         """A new array: every rank's `x` along axis 0, in rank order. First dimensions may differ between ranks."""
-        return moves.all_gather(self._group, x).wait()
+        with self._group.engine:
+            return moves.all_gather(self._group, x).wait()
 
     def reduce_scatter(self, x: Array, op: str = "sum", codec: Any = None) -> Array:
         """A new array: part `rank` of ``numpy.array_split(x, size)`` of the reduced `x`."""
-        return calls.reduce_scatter(self._group, x, op, codec).wait()
+        with self._group.engine:
+            return calls.reduce_scatter(self._group, x, op, codec).wait()
 
     def alltoall(self, x: Array) -> Array:
         """A new array: part `rank` of every rank's ``numpy.array_split(x, size)``, along axis 0, in rank order."""
-        return moves.all_to_all(self._group, x).wait()
+        with self._group.engine:
+            return moves.all_to_all(self._group, x).wait()
 
     def barrier(self) -> None:
         """Return once every rank has come here."""
-        moves.barrier(self._group).wait()
+        with self._group.engine:
+            moves.barrier(self._group).wait()
 
     def group(self, ranks: Any) -> World:
         """The world of `ranks` (of this world, in the order of their new numbers). Called by exactly those ranks."""
@@ -131,7 +143,7 @@ class World:
             raise InvalidArgument(f"{self._group.place}: ranks must be different and within 0 to {self.size - 1}, got {list(members)}")
         if self.rank not in members:
             raise InvalidArgument(f"{self._group.place}: only members may call group({list(members)})")
-        return World(self._group.transport, group=self._group.subgroup(members, f"group {[self.ranks[rank] for rank in members]}"))
+        return World._within(self._group.subgroup(members, f"group {[self.ranks[rank] for rank in members]}"))
 
     def split(self, color: int | None, key: int = 0) -> World | None:
         """The world of all ranks that give the same `color`, ordered by `key`, then by rank; None for color None. Called by all ranks."""

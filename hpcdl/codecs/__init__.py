@@ -1,5 +1,7 @@
 """What a chunk looks like on the wire. One codec a file; a new file is tested by being registered here."""
 
+from functools import lru_cache
+
 from ..registry import Registry
 from .base import BLOCK, Codec
 from .bf16 import BF16
@@ -18,8 +20,11 @@ codecs.register("int8", Int8)
 _EXACT = Exact()
 
 
-def by_name(codec: "Codec | str | None") -> Codec:
+def by_name(codec: Codec | str | None) -> Codec:
     """The codec that a user means: an instance, a spec such as ``"fp16"``, or None for no compression."""
     if codec is None:
         return _EXACT
-    return codecs.get(codec) if isinstance(codec, str) else codec
+    return _named(codec) if isinstance(codec, str) else codec
+
+
+_named = lru_cache(maxsize=256)(codecs.get)  # codecs are stateless: one of each spec is enough

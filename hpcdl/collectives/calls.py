@@ -86,7 +86,7 @@ def allreduce(
     weighted = "weighted" if weight is not None or scale is not None else ""
     feedback = "error feedback" if residual is not None else ""
     extra = ", ".join(filter(None, (weighted, feedback)))
-    signature = Signature("allreduce", op.name, str(dtype), x.shape, codec.name, collective, extra, name)
+    signature = Signature("allreduce", op.name, dtype, x.shape, codec.name, collective, extra, name)
     if op.averages and scale is None:
         scale = Constant(1 / group.transport.size) if weight is None else weight_sum(group, weight)
 
@@ -123,7 +123,7 @@ def reduce_scatter(group: Group, x: Array, op: Op | str, codec: Codec | str | No
     check_codec(group, codec, dtype)
     if x.ndim == 0:
         raise InvalidArgument(f"{group.place}: reduce_scatter needs at least one dimension, got a scalar")
-    signature = Signature("reduce_scatter", op.name, str(dtype), x.shape, codec.name)
+    signature = Signature("reduce_scatter", op.name, dtype, x.shape, codec.name)
 
     def call(tag: int, header: Any) -> Body:
         library, size, rank = of(x), group.transport.size, group.transport.rank

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 from ..errors import UnknownName
@@ -59,6 +60,7 @@ def check_name(name: str) -> None:
         raise UnknownName(f"unknown collective {name!r}; known: {', '.join(sorted(['auto', *collectives]))}")
 
 
+@lru_cache(maxsize=256)
 def by_name(name: str) -> Collective:
     """The collective of that name. Raises UnknownName."""
     check_name(name)

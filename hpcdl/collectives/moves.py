@@ -31,7 +31,7 @@ def broadcast(group: Group, x: Array, root: int = 0) -> Operation:
     if not 0 <= root < group.transport.size:
         raise InvalidArgument(f"{group.place}: root must be 0 to {group.transport.size - 1}, got {root}")
     schedule = tree.BROADCAST if x.nbytes <= _TREE_BROADCAST_BYTES else ring.BROADCAST
-    signature = Signature("broadcast", dtype=str(x.dtype), shape=x.shape, collective=schedule.name, extra=f"root {root}")
+    signature = Signature("broadcast", dtype=np.dtype(x.dtype), shape=x.shape, collective=schedule.name, extra=f"root {root}")
 
     def call(tag: int, header: Any) -> Body:
         yield from execute(schedule, _moving(group, x, tag, header, root=root))
@@ -44,7 +44,7 @@ def all_gather(group: Group, x: Array) -> Operation:
     """A new array: all ranks' `x`, in rank order along axis 0. First dimensions may differ; a scalar counts as one row."""
     check_array(group, x, numbers=False)
     rows = x.reshape(1) if x.ndim == 0 else x
-    signature = Signature("allgather", dtype=str(x.dtype), shape=(None, *rows.shape[1:]) if x.ndim else ())
+    signature = Signature("allgather", dtype=np.dtype(x.dtype), shape=(None, *rows.shape[1:]) if x.ndim else ())
 
     def call(tag: int, header: Any) -> Body:
         library, size = of(x), group.transport.size
@@ -70,7 +70,7 @@ def all_to_all(group: Group, x: Array) -> Operation:
     check_array(group, x, numbers=False)
     if x.ndim == 0:
         raise InvalidArgument(f"{group.place}: alltoall needs at least one dimension, got a scalar")
-    signature = Signature("alltoall", dtype=str(x.dtype), shape=x.shape)
+    signature = Signature("alltoall", dtype=np.dtype(x.dtype), shape=x.shape)
 
     def call(tag: int, header: Any) -> Body:
         library, size, rank = of(x), group.transport.size, group.transport.rank

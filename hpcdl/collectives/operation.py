@@ -24,7 +24,7 @@ class Signature(NamedTuple):
 
     kind: str
     op: str = ""
-    dtype: str = ""
+    dtype: Any = ""
     shape: tuple[int | None, ...] = ()  # None: may differ between ranks
     codec: str = ""
     collective: str = ""
@@ -33,7 +33,7 @@ class Signature(NamedTuple):
 
     def __str__(self) -> str:
         shape = "×".join("?" if n is None else str(n) for n in self.shape) or "scalar"
-        parts = [self.op, f"{self.dtype} of shape {shape}" if self.dtype else "", f"codec {self.codec}" if self.codec else ""]
+        parts = [self.op, f"{self.dtype} of shape {shape}" if self.dtype != "" else "", f"codec {self.codec}" if self.codec else ""]
         parts += [f"collective {self.collective}" if self.collective else "", self.extra, f"named {self.name!r}" if self.name else ""]
         return f"{self.kind}({', '.join(filter(None, parts))})"
 

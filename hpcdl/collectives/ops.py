@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,7 @@ for _op in (
     ops.register(_op.name, lambda op=_op: op)
 
 
+@lru_cache(maxsize=256)
 def by_name(op: Op | str) -> Op:
     """The operation that a user means. Raises UnknownName."""
     return ops.get(op) if isinstance(op, str) else op

@@ -82,7 +82,16 @@ class Engine:
         self._operations.append(operation)
         self._advance(operation)
         self._operations = [other for other in self._operations if not other.finished]
-        if not operation.finished:
+        if not operation.finished and not self._waiters:
+            self._work.set()
+
+    def __enter__(self) -> None:
+        """Within: this thread is about to wait, so the background thread need not be woken for what it starts."""
+        self._waiters += 1
+
+    def __exit__(self, *error: object) -> None:
+        self._waiters -= 1
+        if self._operations and not self._waiters:
             self._work.set()
 
     def groups(self) -> list[Group]:
@@ -104,8 +113,7 @@ class Engine:
         self._check_process()
         deadline = None if timeout is None else time.monotonic() + timeout
         backoff = Backoff()
-        self._waiters += 1
-        try:
+        with self:
             while not operation.finished:
                 with self._lock:
                     moved = not operation.finished and self._round()
@@ -114,8 +122,6 @@ class Engine:
                 if deadline is not None and time.monotonic() >= deadline:
                     raise WaitTimeout(f"{operation.group.place}: {operation.signature} has not finished after {timeout} s; it goes on")
                 backoff.pause(moved)
-        finally:
-            self._waiters -= 1
 
     def close(self) -> None:
         """Stop the background thread. Before MPI ends."""

@@ -140,11 +140,12 @@ class Reducer:
         begun = time.perf_counter()
         try:
             self._take_weight(weight)
-            self.flush()
-            for operation in self._step.running:
-                operation.wait()
-            if self._check_finite:
-                self._raise_non_finite()
+            with self._group.engine:
+                self.flush()
+                for operation in self._step.running:
+                    operation.wait()
+                if self._check_finite:
+                    self._raise_non_finite()
         finally:
             if self._step.flushed:
                 self._reset()

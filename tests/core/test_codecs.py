@@ -91,7 +91,8 @@ def test_golden_wire(name: str) -> None:
 def test_size_is_what_the_docstring_says() -> None:
     n = 1000
     blocks = -(-n // BLOCK)
-    assert {name: by_name(name).nbytes(n) for name in codecs} == {"none": 4000, "fp16": 2000 + blocks, "bf16": 2000, "int8": 1000 + 4 * blocks}
+    wanted = {"none": 4000, "fp16": 2000 + blocks, "bf16": 2000, "int8": 1000 + 4 * blocks}
+    assert {name: by_name(name).nbytes(n) for name in codecs} == wanted
 
 
 def test_casts_equal_numpys_bit_for_bit() -> None:

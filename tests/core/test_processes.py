@@ -243,6 +243,7 @@ def test_no_mpi_library(tmp_path) -> None:
     (tmp_path / "mpi4py" / "MPI.py").write_text("raise RuntimeError('cannot load MPI library')")
     root = str(Path(__file__).parents[2])
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), root])}
-    done = subprocess.run([sys.executable, "-c", "import hpcdl; hpcdl.init()"], env=env, text=True, capture_output=True, timeout=HANG, check=False)
+    command = [sys.executable, "-c", "import hpcdl; hpcdl.init()"]
+    done = subprocess.run(command, env=env, text=True, capture_output=True, timeout=HANG, check=False)
     assert done.returncode != 0
     assert "LaunchError" in done.stderr and "MPI module" in done.stderr and "pip install 'hpcdl[mpi]'" in done.stderr
