@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import time
 from itertools import count
 from typing import Any
 
 import numpy as np
 
-from .arrays import Array, device_name, is_array
+from .arrays import Array, device_name, is_array, of
 from .collectives import calls, moves
 from .collectives.group import Group
 from .collectives.operation import Operation
-from .collectives.progress import Backoff, Engine
+from .collectives.progress import Engine
 from .errors import InvalidArgument
 from .transport.base import Transport
 from .transport.metered import Metered
@@ -168,13 +167,7 @@ class World:
         groups = engine.groups() if self._owns_engine else [self._group]
         for group in groups:
             group.leave(error)
-        backoff, deadline = Backoff(), time.monotonic() + _GRACE
-        while self.size > 1 and not self._group.all_left():
-            if error is not None and time.monotonic() > deadline:
-                break
-            if error is None and self._group.broken is not None:
-                break
-            backoff.pause(engine.poll())
+        self._group.wait_for_all_to_leave(None if error is None else _GRACE)
         if self._owns_engine:
             engine.close()
         for group in groups:
@@ -186,8 +179,9 @@ class World:
         return self._group.broken is not None
 
     def _copy(self, x: Array, out: Array) -> Array:
-        if not is_array(out) or out.shape != x.shape or out.dtype != x.dtype:
-            raise InvalidArgument(f"{self._group.place}: out must be an array of shape {x.shape} and dtype {x.dtype}")
+        if not is_array(out) or not is_array(x) or of(out) is not of(x) or out.shape != x.shape or out.dtype != x.dtype:
+            what = f"shape {x.shape} and dtype {x.dtype}" if is_array(x) else "the input's shape and dtype; the input is no array"
+            raise InvalidArgument(f"{self._group.place}: out must be an array of {what}")
         out[...] = x
         return out
 

@@ -79,7 +79,8 @@ class _Host:
                 np.copyto(target, np.nan_to_num(np.clip(np.rint(source), -128, 127)), casting="unsafe")
 
     def peaks(self, rows: Array) -> Array:
-        return np.maximum(rows.max(axis=1), -rows.min(axis=1))
+        # Magnitudes order as integers, NaN above all: one fast pass where max and min of floats take two slow ones.
+        return (rows.view(np.uint32) & 0x7FFFFFFF).max(axis=1).view(np.float32)
 
     def all_between(self, rows: Array, low: float, high: float) -> bool:
         # A row's sum of squares lies between peak^2 and k * peak^2: one pass at memory speed, where max and min take two slow ones.

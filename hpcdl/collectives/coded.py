@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from ..arrays import Array, of
-from .layout import PIECE_BYTES, pieces
+from .layout import CODED_PIECE_BYTES, pieces
 from .task import Task
 
 __all__ = ["CodedChunks"]
@@ -23,7 +23,7 @@ class CodedChunks:
     def __init__(self, task: Task, bounds: list[int]) -> None:
         self._task, self._bounds = task, bounds
         self._library = of(task.x)
-        self._length = PIECE_BYTES // 4
+        self._length = CODED_PIECE_BYTES // 4
         self._wires: dict[int, list[Array]] = {}  # final chunk -> its pieces' wires
         widest = min(self._length, max((bounds[c + 1] - bounds[c] for c in range(len(bounds) - 1)), default=0))
         self._decoded = task.pool.take(4 * widest).view("f4")

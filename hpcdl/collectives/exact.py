@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from ..arrays import Array, of
-from .layout import PIECE_BYTES, pieces
+from .layout import EXACT_PIECE_BYTES, pieces
 from .task import Task
 
 __all__ = ["ExactChunks"]
@@ -17,7 +17,7 @@ class ExactChunks:
     def __init__(self, task: Task, bounds: list[int]) -> None:
         self._task, self._bounds = task, bounds
         self._library = of(task.x)
-        self._length = max(1, PIECE_BYTES // task.x.itemsize)
+        self._length = max(1, EXACT_PIECE_BYTES // task.x.itemsize)
         self._final: set[int] = set()
 
     def outgoing(self, lo: int, hi: int, final: bool, borrow: Callable[[int], Array]) -> Iterator[Array]:

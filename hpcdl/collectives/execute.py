@@ -10,7 +10,7 @@ from ..codecs import BLOCK
 from ..transport.base import Pending
 from .coded import CodedChunks
 from .exact import ExactChunks
-from .layout import PIECE_BYTES, pieces, split_blocks
+from .layout import EXACT_PIECE_BYTES, pieces, split_blocks
 from .schedule import Recv, Schedule, Send
 from .task import Task
 
@@ -101,7 +101,7 @@ def _expect(task: Task, peer: int, landings: Iterable[Landing]) -> Iterator[tupl
 
 
 def _cut(buf: Array) -> Iterator[Landing]:
-    for begin, end in pieces(0, buf.size, PIECE_BYTES):
+    for begin, end in pieces(0, buf.size, EXACT_PIECE_BYTES):
         yield buf[begin:end], _nothing
 
 

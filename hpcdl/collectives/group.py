@@ -23,9 +23,9 @@ from .execute import Disagreement, execute
 from .operation import Operation, Signature, chain
 from .ops import by_name as op_by_name
 from .pool import Pool
-from .progress import Engine
+from .progress import Backoff, Engine
 from .task import Task
-from .verdict import judge
+from .verdict import judge, ranks_text
 
 __all__ = ["Call", "Group"]
 
@@ -60,6 +60,8 @@ class Group:
         self._states: dict[int, State] = {}  # of this episode of trouble
         self._deadline = 0.0
         self._probe_at: dict[int, float] = {}
+        self._asked_at = 0.0  # when the ranks that have not left were last asked whether they are alive
+        self._alive: set[int] = set()  # those that have answered
         self._made: Counter[tuple[int, ...]] = Counter()
         engine.add_group(self)
 
@@ -137,6 +139,8 @@ class Group:
         elif self.broken is None:
             for operation in tuple(self._active.values()):
                 self._look_at(operation, now)
+            if self.left and now - self._asked_at > self.timeout:
+                self._ask_who_is_alive(now)
         return bool(messages)
 
     def leave(self, error: BaseException | None = None) -> None:
@@ -144,11 +148,19 @@ class Group:
         with self.engine.locked():
             if not self.left:
                 self.left = "ended" if error is None else f"raised {type(error).__name__}: {error}"[:2000]
+                self._asked_at = time.monotonic()
+                self._alive = set(range(self.transport.size))
                 self._control.post("left", self._state())
 
     def all_left(self) -> bool:
         """Whether every other rank has left, so that nobody will ask this one for anything any more."""
         return len(self._departed) == self.transport.size - 1 and not self._active and self._control.flushed()
+
+    def wait_for_all_to_leave(self, limit: float | None = None) -> None:
+        """Wait, cheaply, until every rank has left; at most `limit` seconds, or, without a limit, until the group is broken."""
+        backoff, end = Backoff(), time.monotonic() + (limit or 0)
+        while not self.all_left() and (time.monotonic() < end if limit is not None else self.broken is None):
+            backoff.pause(self.engine.poll())
 
     def close(self) -> None:
         """Give back what the group holds. A group that came to a good end gives back its communicators too."""
@@ -174,8 +186,21 @@ class Group:
             self._probe_at[operation.number] = now + idle
             self._control.post("probe", self._state(), only=(self.transport.rank + 1) % self.transport.size)
 
+    def _ask_who_is_alive(self, now: float) -> None:
+        """This rank has left and waits for the others to do so, for as long as they answer."""
+        dead = set(range(self.transport.size)) - self._alive - set(self._departed) - {self.transport.rank}
+        if dead:
+            self._alarm("lost", f"no answer for {self.timeout:g} s from {ranks_text(sorted(dead))}, which never ended")
+        self._asked_at, self._alive = now, set()
+        self._control.post("alive?", self._state())
+
     def _hear(self, kind: str, state: State) -> None:
-        if kind == "left":
+        self._alive.add(state.rank)
+        if kind == "alive?":
+            self._control.post("alive", self._state(), only=state.rank)
+        elif kind == "alive":
+            return
+        elif kind == "left":
             self._departed[state.rank] = state
             self._check_departed()
             if state.started == self._started and state.history != self._history:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-__all__ = ["PIECE_BYTES", "pieces", "split_blocks", "split_evenly"]
+__all__ = ["CODED_PIECE_BYTES", "EXACT_PIECE_BYTES", "pieces", "split_blocks", "split_evenly"]
 
-#: A chunk travels in pieces of this many bytes: small enough to be encoded and added within the cache, large enough that the cost of a
-#: message does not matter, far below what an MPI count can hold.
-PIECE_BYTES = 1 << 19
+#: A chunk travels in pieces of this many bytes of data: far below what an MPI count can hold, large enough that the cost of a message does
+#: not matter; and where it is encoded, small enough for that to happen within the cache.
+EXACT_PIECE_BYTES = 1 << 22
+CODED_PIECE_BYTES = 1 << 19
 
 
 def split_blocks(n: int, chunks: int, block: int) -> list[int]:

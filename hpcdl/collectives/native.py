@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from ..arrays import HOST, of
-from ..transport.base import HasNative, NativeCalls
+from ..transport.base import NativeCalls
 from .execute import Body, Disagreement
 from .layout import pieces
 from .task import Task
@@ -36,9 +36,10 @@ class Native:
         self._otherwise = otherwise
 
     def allreduce(self, task: Task) -> Body:
-        if not isinstance(task.transport, HasNative) or of(task.x) is not HOST or (task.op.mpi is None and task.codec.exact):
+        native = task.transport.native
+        if native is None or of(task.x) is not HOST or (task.op.mpi is None and task.codec.exact):
             return self._otherwise.allreduce(task)
-        return self._reduce(task, task.transport.native)
+        return self._reduce(task, native)
 
     def _reduce(self, task: Task, native: NativeCalls) -> Body:
         turn = native.take_turn()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..codecs import Codec
-from ..transport.base import HasNative, Transport
+from ..transport.base import Transport
 
 __all__ = ["choose"]
 
@@ -14,5 +14,5 @@ _MIDDLE_BYTES = 1 << 16  # below: still few steps, but the bytes begin to count
 def choose(nbytes: int, codec: Codec, transport: Transport) -> str:
     """The name of the collective for an array of `nbytes` (as sent without a codec)."""
     if nbytes <= _LATENCY_BYTES:
-        return "native" if codec.exact and isinstance(transport, HasNative) else "tree"
+        return "native" if codec.exact and transport.native is not None else "tree"
     return "halving-doubling" if nbytes <= _MIDDLE_BYTES else "ring"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Backoff", "Engine"]
 
-_SPIN = 50e-6  # seconds of testing without a pause; more would burn the core that a late rank needs
+_SPIN = 200e-6  # seconds of testing, giving the core away in between, before the first real pause, which costs some 60e-6 to end
 _LONGEST_PAUSE = 1e-3
 _WATCH_EVERY = 20e-3  # seconds between looks at the control lanes while something is under way
 _IDLE_WATCH = 50e-3  # and while nothing is

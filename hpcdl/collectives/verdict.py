@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from ..errors import CommunicationError, Mismatch, PeerLost, Stalled
 from .control import State
 
-__all__ = ["judge"]
+__all__ = ["judge", "ranks_text"]
 
 _SAME = "all ranks must call the same operations in the same order, with the same shape, dtype, op, codec and collective"
 
@@ -30,13 +30,13 @@ def judge(states: Mapping[int, State], size: int, group: str) -> CommunicationEr
     if "failed" in causes:
         state = causes["failed"]
         return CommunicationError(f"rank {state.rank} of {size} failed inside {group}: {state.detail}; {_who_waits(states, size)}")
-    gone = [state.rank for state in _sorted(states.values()) if state.left]
-    if gone:
-        cure = "every rank must take part in each operation until the last one"
-        return PeerLost(f"{_ranks(gone)} of {size} ended already; meanwhile {_who_waits(states, size)}; cure: {cure}")
     if "lost" in causes:
         state = causes["lost"]
         return PeerLost(f"rank {state.rank} of {size} lost a peer in {group}: {state.detail}; {_who_waits(states, size)}")
+    gone = [state.rank for state in _sorted(states.values()) if state.left]
+    if gone:
+        cure = "every rank must take part in each operation until the last one"
+        return PeerLost(f"{ranks_text(gone)} of {size} ended already; meanwhile {_who_waits(states, size)}; cure: {cure}")
     detail = causes["stalled"].detail if "stalled" in causes else "no progress"
     cure = "look at the ranks that do not wait; a longer time-out is init(timeout=…) or HPCDL_TIMEOUT"
     return Stalled(f"{group}: {detail}; {_who_waits(states, size)}; cure: {cure}")
@@ -50,32 +50,32 @@ def _different(states: Mapping[int, State]) -> tuple[int, str] | None:
             variants[entry.number].setdefault(entry.fingerprint, (entry.text, []))[1].append(state.rank)
     for number in sorted(variants):
         if len(variants[number]) > 1:
-            told = "; ".join(f"{_ranks(ranks)}: {text}" for text, ranks in variants[number].values())
+            told = "; ".join(f"{ranks_text(ranks)}: {text}" for text, ranks in variants[number].values())
             return number, told
     return None
 
 
 def _who_waits(states: Mapping[int, State], size: int) -> str:
-    """Who waits in what, and who does not: ``ranks 0-2 wait in allreduce(…); rank 3 waits in nothing, it is at train.py:37``."""
+    """Who of those that have not left waits in what, and who does not: ``ranks 0-2 in operation 7, …; rank 3 in no operation, at …``."""
     waiting: dict[str, list[int]] = defaultdict(list)
     for rank in range(size):
         state = states.get(rank)
         if state is None:
             waiting["did not answer (stuck outside Python, or dead)"].append(rank)
         elif state.left:
-            waiting[f"{state.left.split(' ')[0]} already"].append(rank)
+            continue
         elif state.waiting:
             waiting[f"in operation {state.waiting[0].number}, {state.waiting[0].text}"].append(rank)
         else:
             waiting[f"in no operation, at {state.where or 'an unknown place'}"].append(rank)
-    return "; ".join(f"{_ranks(ranks)} {text}" for text, ranks in waiting.items())
+    return "; ".join(f"{ranks_text(ranks)} {text}" for text, ranks in waiting.items()) or "nobody waits"
 
 
 def _sorted(states: Iterable[State]) -> list[State]:
     return sorted(states, key=lambda state: state.rank)
 
 
-def _ranks(ranks: list[int]) -> str:
+def ranks_text(ranks: list[int]) -> str:
     """``rank 3``, ``ranks 0-2``, ``ranks 0, 2-3``."""
     spans: list[list[int]] = []
     for rank in ranks:

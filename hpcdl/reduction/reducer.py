@@ -151,6 +151,12 @@ class Reducer:
                 self._reset()
             self.seconds_waiting += time.perf_counter() - begun
 
+    def close(self) -> None:
+        """Give back the communicators. Called by all ranks; a program that makes few reducers need not."""
+        self._group.leave()
+        self._group.wait_for_all_to_leave()
+        self._group.close()
+
     def _take_weight(self, weight: float | None) -> None:
         step = self._step
         if weight is not None:

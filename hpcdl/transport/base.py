@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol
 
 from ..arrays import Array
 
-__all__ = ["HasNative", "NativeCalls", "Pending", "Placement", "Transport", "TransportFailure", "Truncated", "Turn"]
+__all__ = ["NativeCalls", "Pending", "Placement", "Transport", "TransportFailure", "Truncated", "Turn"]
 
 
 class TransportFailure(Exception):
@@ -39,40 +39,6 @@ class Placement(NamedTuple):
     local_size: int
     node: int
     nodes: int
-
-
-class Transport(Protocol):
-    """Messages between the ranks of one group. Buffers are contiguous; between two ranks, messages of one tag keep their order."""
-
-    rank: int
-    size: int
-    ranks: tuple[int, ...]  # world ranks of this group
-    tags: int  # valid tags are 0 … tags - 1
-    threaded: bool  # whether several threads may use it at once
-
-    def isend(self, buf: Array, peer: int, tag: int) -> Pending:
-        """Start to send the bytes of `buf`, which must not change until it is done."""
-        ...
-
-    def irecv(self, buf: Array, peer: int | None, tag: int) -> Pending:
-        """Start to receive at most the bytes of `buf`; `peer` None: from any rank."""
-        ...
-
-    def group(self, ranks: tuple[int, ...], tag: int) -> Transport:
-        """A transport of its own tag space over `ranks` of this one. Called by its members only, by all of them; may block."""
-        ...
-
-    def placement(self) -> Placement:
-        """Where this rank sits. Collective over the group; may block."""
-        ...
-
-    def abort(self, code: int) -> None:
-        """End all ranks of the job at once."""
-        ...
-
-    def close(self) -> None:
-        """Give back what the transport holds. Called by every rank of the group, once nobody sends any more."""
-        ...
 
 
 class Turn(Protocol):
@@ -108,11 +74,36 @@ class NativeCalls(Protocol):
         ...
 
 
-@runtime_checkable
-class HasNative(Protocol):
-    """A transport with an MPI communicator below it."""
+class Transport(Protocol):
+    """Messages between the ranks of one group. Buffers are contiguous; between two ranks, messages of one tag keep their order."""
 
-    @property
-    def native(self) -> NativeCalls:
-        """The library's own collectives."""
+    rank: int
+    size: int
+    ranks: tuple[int, ...]  # world ranks of this group
+    tags: int  # valid tags are 0 … tags - 1
+    threaded: bool  # whether several threads may use it at once
+    native: NativeCalls | None  # where there is an MPI library below, and it may be given this group's host arrays
+
+    def isend(self, buf: Array, peer: int, tag: int) -> Pending:
+        """Start to send the bytes of `buf`, which must not change until it is done."""
+        ...
+
+    def irecv(self, buf: Array, peer: int | None, tag: int) -> Pending:
+        """Start to receive at most the bytes of `buf`; `peer` None: from any rank."""
+        ...
+
+    def group(self, ranks: tuple[int, ...], tag: int) -> Transport:
+        """A transport of its own tag space over `ranks` of this one. Called by its members only, by all of them; may block."""
+        ...
+
+    def placement(self) -> Placement:
+        """Where this rank sits. Collective over the group; may block."""
+        ...
+
+    def abort(self, code: int) -> None:
+        """End all ranks of the job at once."""
+        ...
+
+    def close(self) -> None:
+        """Give back what the transport holds. Called by every rank of the group, once nobody sends any more."""
         ...

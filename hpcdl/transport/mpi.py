@@ -7,9 +7,14 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import mpi4py
+
+if "mpi4py.MPI" not in sys.modules:  # else the user's program has started MPI already
+    mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
 from mpi4py import MPI
 
 from ..arrays import Array
+from ..launch.env import check_launcher
 from .base import NativeCalls, Pending, Placement, Transport, TransportFailure, Truncated, Turn
 
 __all__ = ["MPITransport", "before_finalize", "library_version", "world"]
@@ -114,7 +119,7 @@ class MPITransport:
     def __init__(self, comm: Any) -> None:
         comm.Set_errhandler(MPI.ERRORS_RETURN)
         self._comm = comm
-        self.native: NativeCalls = _NativeCalls(comm)
+        self.native: NativeCalls | None = _NativeCalls(comm)
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
         everyone = MPI.COMM_WORLD.Get_group()
@@ -159,7 +164,13 @@ class MPITransport:
 
 
 def world(comm: Any | None = None) -> MPITransport:
-    """The transport over a duplicate of `comm` (default: MPI.COMM_WORLD). Collective."""
+    """The transport over a duplicate of `comm` (default: MPI.COMM_WORLD). Starts MPI if need be. Collective.
+
+    Raises LaunchError where the MPI library cannot belong to the launcher.
+    """
+    if not MPI.Is_initialized():
+        check_launcher(str(MPI.Get_library_version()))
+        MPI.Init_thread(MPI.THREAD_MULTIPLE)
     comm = MPI.COMM_WORLD if comm is None else comm
     if not isinstance(comm, MPI.Intracomm):
         raise TypeError(f"comm must be an mpi4py intra-communicator, got {type(comm).__name__}")

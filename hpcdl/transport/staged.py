@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 from ..arrays import HOST, Array, Event, of
 from ..arrays.queue import queue_of
-from .base import Pending, Placement, Transport
+from .base import NativeCalls, Pending, Placement, Transport
 
 __all__ = ["Staged"]
 
@@ -72,6 +72,7 @@ class Staged:
         self.inner = inner
         self.rank, self.size, self.ranks = inner.rank, inner.size, inner.ranks
         self.tags, self.threaded = inner.tags, inner.threaded
+        self.native: NativeCalls | None = None
         self._waiting: list[_Send] = []
 
     def isend(self, buf: Array, peer: int, tag: int) -> Pending:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..arrays import Array
-from .base import Pending, Placement, Transport
+from .base import NativeCalls, Pending, Placement, Transport
 
 __all__ = ["Subset"]
 
@@ -17,6 +17,7 @@ class Subset:
         self.rank, self.size = members.index(inner.rank), len(members)
         self.ranks = tuple(inner.ranks[member] for member in members)
         self.tags, self.threaded = inner.tags, inner.threaded
+        self.native: NativeCalls | None = None
 
     def isend(self, buf: Array, peer: int, tag: int) -> Pending:
         return self.inner.isend(buf, self._members[peer], tag)

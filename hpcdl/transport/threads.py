@@ -12,7 +12,7 @@ from typing import Any
 
 from ..arrays import HOST, Array, of
 from ..errors import InvalidArgument
-from .base import Pending, Placement, Transport, TransportFailure, Truncated
+from .base import NativeCalls, Pending, Placement, Transport, TransportFailure, Truncated
 
 __all__ = ["ThreadHub", "ThreadTransport"]
 
@@ -63,6 +63,7 @@ class ThreadTransport:
 
     tags = 1 << 30
     threaded = True
+    native: NativeCalls | None = None
 
     def __init__(self, hub: ThreadHub, name: Any, ranks: tuple[int, ...], world_rank: int) -> None:
         self.hub = hub

@@ -118,6 +118,49 @@ def test_a_rank_that_raises(ranks) -> None:
     ranks(3, body)
 
 
+def test_ranks_that_are_alive_are_waited_for_at_the_end(ranks) -> None:
+    def body(world) -> None:
+        inner = world.group(range(world.size))
+        inner._group.timeout = 0.5
+        if odd(world):
+            time.sleep(3)  # in user code, where the background thread answers
+        inner.close()
+        assert not inner.broken
+
+    ranks(3, body)
+
+
+@pytest.mark.ways("threads")
+def test_ranks_that_are_dead_are_not_waited_for_at_the_end(ranks) -> None:
+    def body(world) -> None:
+        inner = world.group(range(world.size))
+        inner._group.timeout = 0.5
+        if odd(world):
+            inner._group.engine.remove_group(inner._group)  # deaf and dumb from now on
+            time.sleep(8)
+        else:
+            inner.close()
+            assert inner.broken
+            with pytest.raises(PeerLost, match=r"no answer for 0.5 s from rank 2, which never ended"):
+                inner.barrier()
+
+    ranks(3, body)
+
+
+def test_communicators_are_given_back(ranks) -> None:
+    """An MPI library has about 2,000 of them; each group takes two."""
+
+    def body(world) -> None:
+        for _ in range(1100):
+            inner = world.group(range(world.size))
+            inner.close()
+        for _ in range(10):
+            reducer = hpcdl.Reducer(world, [(3,)])
+            reducer.close()
+
+    ranks(2, body)
+
+
 def test_a_closed_world(ranks) -> None:
     def body(world) -> None:
         inner = world.group(range(world.size))
