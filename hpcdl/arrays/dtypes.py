@@ -20,6 +20,8 @@ def dtype_of(dtype: Any) -> np.dtype[Any]:
     """The NumPy dtype for `dtype`; raises InvalidArgument for one that collectives don't take (complex, object, …)."""
     found: np.dtype[Any] = np.dtype(dtype)
     kind_of(found)
+    if not found.isnative:
+        raise InvalidArgument(f"dtype {found} is not in this machine's byte order; convert with x.astype(x.dtype.newbyteorder('='))")
     return found
 
 

@@ -18,6 +18,8 @@ __all__ = ["check_array", "check_codec", "check_residual"]
 def check_array(group: Group, x: Array, write: bool = False, numbers: bool = True) -> np.dtype[Any]:
     """Raise InvalidArgument unless `x` is a contiguous array, writeable where it will be written; gives its dtype."""
     of(x)
+    if isinstance(x, np.ma.MaskedArray | np.matrix):
+        raise InvalidArgument(f"{group.place}: a {type(x).__name__} is more than its numbers; pass numpy.asarray of what you mean")
     if not x.flags.c_contiguous:
         raise InvalidArgument(f"{group.place}: the array of shape {x.shape} is not contiguous; pass numpy.ascontiguousarray(x)")
     if write and not getattr(x.flags, "writeable", True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,8 @@ from .base import NativeCalls, Pending, Placement, Transport, TransportFailure, 
 
 __all__ = ["MPITransport", "before_finalize", "library_version", "world"]
 
+
+_LAST_WORDS = 0.3  # seconds between the last output and MPI_Abort: MPICH's launcher throws away what it has not read by then
 
 #: Messages that MPI has not finished. Why: it still reads or writes their buffers, even after everybody else has forgotten them; so they
 #: also outlive the interpreter, which ends before mpi4py calls MPI_Finalize.
@@ -155,6 +158,7 @@ class MPITransport:
     def abort(self, code: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
+        time.sleep(_LAST_WORDS)
         MPI.COMM_WORLD.Abort(code)
 
     def close(self) -> None:
