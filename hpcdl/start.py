@@ -43,6 +43,7 @@ def init(comm: Any = None, timeout: float | None = None) -> World:
         if comm is None:
             check_world(transport.size, transport.rank, mpi.library_version())
         _world, _comm = World(transport, timeout), comm
+        _world.share_timeout()
         _end_in_order(_world, transport, os.getpid())
         mpi.before_finalize(_world.close)
         return _world

@@ -158,6 +158,10 @@ class World:
         label = f"{purpose} {next(self._names)} of {self._group.label}"
         return self._group.subgroup(tuple(range(self.size)), label)
 
+    def share_timeout(self) -> None:
+        """Take over rank 0's time-out: ranks on other nodes may have been given another environment."""
+        self._group.timeout = float(self.broadcast(np.array(self._group.timeout)))
+
     def close(self, error: BaseException | None = None) -> None:
         """Leave: no more operations from this rank. Waits, cheaply, until all ranks have left; with an error 2 seconds at most.
 
