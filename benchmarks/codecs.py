@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from hpcdl.arrays import BFLOAT16
 from hpcdl.codecs import Codec, codecs
-from hpcdl.collectives.layout import PIECE_BYTES, pieces
+from hpcdl.collectives.layout import CODED_PIECE_BYTES, pieces
 
 Floats = NDArray[np.float32]
 Key = tuple[str, str]  # what, direction
@@ -58,7 +58,7 @@ def actions(x: Floats, chosen: list[str]) -> Iterator[tuple[Key, Callable[[], No
         yield (name, "decode"), lambda short=short: np.copyto(out, short, casting="unsafe")  # type: ignore[misc]
     for name in chosen:
         codec = codecs.get(name)
-        parts = [(x[lo:hi], out[lo:hi], np.empty(codec.nbytes(hi - lo), np.uint8)) for lo, hi in pieces(0, x.size, PIECE_BYTES // 4)]
+        parts = [(x[lo:hi], out[lo:hi], np.empty(codec.nbytes(hi - lo), np.uint8)) for lo, hi in pieces(0, x.size, CODED_PIECE_BYTES // 4)]
         _encode(codec, parts)
         yield (name, "encode"), lambda codec=codec, parts=parts: _encode(codec, parts)  # type: ignore[misc]
         yield (name, "decode"), lambda codec=codec, parts=parts: _decode(codec, parts)  # type: ignore[misc]
