@@ -16,14 +16,17 @@ if TYPE_CHECKING:
     from .world import World as World
 
 _HOME = {"init": ".start", "World": ".world", "Reducer": ".reduction.reducer"}
+_MODULES = {"codecs", "errors", "numpy"}
 __all__ = ["Reducer", "World", "__version__", "init"]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(_HOME[name], __name__), name)
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return sorted({*globals(), *_HOME, *_MODULES})

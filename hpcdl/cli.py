@@ -80,7 +80,7 @@ def _doctor(verbs: Verbs) -> None:
         return doctor(json_file=options.json)
 
     parser = _verb(verbs, "doctor", "say what is here, whether training would work, and how to mend what would not", verb)
-    parser.add_argument("--json", metavar="FILE", help="write the findings as JSON too; `-`: to the output, instead of the table")
+    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write JSON too; without FILE: to the output, instead")
 
 
 def _at_least_one(text: str) -> int:

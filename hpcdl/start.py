@@ -67,8 +67,8 @@ def _end_in_order(world: World, transport: Any, pid: int) -> None:
         if os.getpid() != pid:
             return
         world.close()
-        if world.broken:
-            print(f"rank {world.rank} of {world.size}: ends a world that is broken, so all ranks end", file=sys.stderr)
+        if world.broken is not None:
+            print(f"rank {world.rank} of {world.size} ends with a broken world, and so do all: {world.broken}", file=sys.stderr)
             transport.abort(1)
 
     sys.excepthook = on_exception

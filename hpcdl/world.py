@@ -13,7 +13,7 @@ from .collectives import calls, moves
 from .collectives.group import Group
 from .collectives.operation import Operation
 from .collectives.progress import Engine
-from .errors import InvalidArgument
+from .errors import CommunicationError, InvalidArgument
 from .transport.base import Transport
 from .transport.metered import Metered
 from .transport.threads import ThreadHub
@@ -85,8 +85,8 @@ class World:
 
         op: sum, mean, product, max, min, bit_and, bit_or, bit_xor, logical_and, logical_or, logical_xor. codec: none, fp16, bf16, int8 (see
         `hpcdl.codecs`). collective: auto, ring, halving-doubling, tree, direct, native. weight: makes the mean sum(w x) / sum(w); given on
-        all ranks or on none; 0 takes a rank out. error_feedback: a float32 array (float64 for float64) of x's shape, zero at first, that
-        carries what the codec lost to the next call. The result is bitwise equal on all ranks.
+        all ranks or on none; 0 takes a rank out, and a mean of nothing is 0. error_feedback: a float32 array (float64 for float64) of x's
+        shape, zero at first, that carries what the codec lost to the next call. The result is bitwise equal on all ranks.
         """
         with self._group.engine:
             return self.allreduce_async(x, op, codec, collective, out, weight, error_feedback, name).wait()
@@ -111,7 +111,10 @@ class World:
         return calls.allreduce(self._group, x, op, codec, collective, weight, residual=error_feedback, name=name)
 
     def broadcast(self, x: Array, root: int = 0) -> Array:
-        """Overwrite `x` with rank `root`'s, and return it."""
+        """Overwrite `x` with rank `root`'s, and return it.
+
+        The root need not wait for the others: where they disagree, it may hear of it in its next operation, or at its end.
+        """
         with self._group.engine:
             return moves.broadcast(self._group, x, root).wait()
 
@@ -178,9 +181,9 @@ class World:
             group.close()
 
     @property
-    def broken(self) -> bool:
-        """Whether a CommunicationError has made this world unusable."""
-        return self._group.broken is not None
+    def broken(self) -> CommunicationError | None:
+        """The error that has made this world unusable, if one has."""
+        return self._group.broken
 
     def _copy(self, x: Array, out: Array) -> Array:
         if not is_array(out) or not is_array(x) or of(out) is not of(x) or out.shape != x.shape or out.dtype != x.dtype:

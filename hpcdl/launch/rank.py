@@ -79,7 +79,8 @@ def _report(code: int, rank: int, where: Path | None) -> int:
     else:
         fault = where / f"fault.{rank}"
         text = _own_frames(fault.read_text(encoding="utf-8", errors="replace")) if fault.exists() else ""
-        summary = f"killed by signal {-code} ({signal.strsignal(-code)})"
+        hint = "; was it out of memory? `dmesg` tells" if code == -signal.SIGKILL else ""
+        summary = f"killed by signal {-code} ({signal.strsignal(-code)}){hint}"
         records.write(where, "failure", rank, kind="signal", code=128 - code, text=text, summary=summary)
     return code if code >= 0 else 128 - code
 

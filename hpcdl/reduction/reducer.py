@@ -43,9 +43,9 @@ class _Step:
 class Reducer:
     """Means of gradients over all ranks, bucket by bucket. Made by all ranks, with the same arguments; several may work at once.
 
-    One step: write each gradient into ``views[i]`` and call ``ready(i)``, in any order; ``wait()`` ends it, and ``views[i]`` then holds the
-    mean (or the sum, with op="sum"), bitwise equal on all ranks. A full bucket is reduced while the rest of backward goes on, in the same
-    order on every rank whatever the order of ``ready``.
+    One step: write each gradient (the mean over this rank's samples) into ``views[i]`` and call ``ready(i)``, in any order; ``wait()``
+    ends it, and ``views[i]`` then holds the mean (or the sum, with op="sum"), bitwise equal on all ranks. A full bucket is reduced while
+    the rest of backward goes on, in the same order on every rank whatever the order of ``ready``.
 
     The mean is weighted, sum(w g) / sum(w), with w the number of samples behind this rank's gradient. The weight must be known before the
     first bucket starts: ``begin(weight)`` announces it. ``wait(weight=…)`` does so at the end, and then nothing can overlap: a reducer
@@ -73,7 +73,7 @@ class Reducer:
     ) -> None:
         self.codec, self.collective, self.op = codec_by_name(codec), collective, op_by_name(op)
         check_name(collective)
-        sizes = [tuple(int(n) for n in shape) for shape in shapes]
+        sizes = [_shape(i, shape) for i, shape in enumerate(shapes)]
         dtypes = [dtype_of(d) for d in (dtype if isinstance(dtype, list | tuple) else [dtype] * len(sizes))]
         self.names = list(names) if names is not None else [f"parameter {i}" for i in range(len(sizes))]
         if not len(sizes) == len(dtypes) == len(self.names):
@@ -107,7 +107,7 @@ class Reducer:
 
     def begin(self, weight: float) -> None:
         """Announce this step's weight, before the first `ready`. 0: this rank has no data, and its views count for nothing."""
-        if self._step.running or self._step.flushed:
+        if any(bucket.ready for bucket in self._buckets):
             raise InvalidArgument(f"{self._group.place}: begin() comes before the first ready() of a step")
         self._step.announced = True
         self._step.weight = self._checked(weight)
@@ -218,3 +218,13 @@ class Reducer:
         self._step = _Step()
         for bucket in self._buckets:
             bucket.ready.clear()
+
+
+def _shape(i: int, shape: Any) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(n) for n in shape)
+    except (TypeError, ValueError):
+        raise InvalidArgument(f"shapes[{i}] must be a tuple of sizes such as (3, 4), got {shape!r}") from None
+    if any(n < 0 for n in sizes):
+        raise InvalidArgument(f"shapes[{i}] must not have negative sizes, got {sizes}")
+    return sizes

@@ -203,6 +203,13 @@ def test_misuse(ranks) -> None:
         with pytest.raises(InvalidArgument, match="call begin"):
             reducer.wait(weight=3)
         reducer.wait()
+        for shape in (3, "abc", (2, -1)):
+            with pytest.raises(InvalidArgument, match=r"shapes\[1\] must"):
+                hpcdl.Reducer(world, [(1,), shape])
+        reducer.ready(0)
+        with pytest.raises(InvalidArgument, match=r"begin.. comes before the first ready"):
+            reducer.begin(2)
+        reducer.wait()
         with pytest.raises(UnknownName):
             hpcdl.Reducer(world, [(1,)], codec="fp8")
         with pytest.raises(InvalidArgument, match="as many dtypes and names"):

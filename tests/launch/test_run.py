@@ -118,7 +118,7 @@ def test_a_rank_that_raises_beside_a_collective(job: Job) -> None:
         ("sys.exit(3)", 3, "rank 1 of 3: exit code 3\n"),
         ("sys.exit('bad luck')", 1, "rank 1 of 3: exit code 1:\nbad luck\n"),
         ("os._exit(4)", 4, "rank 1 of 3: exit code 4\n"),
-        ("os.kill(os.getpid(), 9)", 137, "rank 1 of 3: killed by signal 9 (Killed)\n"),
+        ("os.kill(os.getpid(), 9)", 137, "rank 1 of 3: killed by signal 9 (Killed); was it out of memory? `dmesg` tells\n"),
     ],
 )
 def test_other_ends(job: Job, statement: str, code: int, said: str) -> None:
