@@ -45,8 +45,17 @@ def init(comm: Any = None, timeout: float | None = None) -> World:
         _world, _comm = World(transport, timeout), comm
         _world.share_timeout()
         _end_in_order(_world, transport, os.getpid())
-        mpi.before_finalize(_world.close)
+        mpi.before_finalize(_finish)
         return _world
+
+
+def _finish() -> None:
+    """Leave the default world; before MPI ends."""
+    from .transport import mpi
+
+    if _world is not None:
+        _world.close()
+        mpi.give_up_receives()
 
 
 def _end_in_order(world: World, transport: Any, pid: int) -> None:
@@ -66,7 +75,7 @@ def _end_in_order(world: World, transport: Any, pid: int) -> None:
     def at_exit() -> None:
         if os.getpid() != pid:
             return
-        world.close()
+        _finish()
         if world.broken is not None:
             print(f"rank {world.rank} of {world.size} ends with a broken world, and so do all: {world.broken}", file=sys.stderr)
             transport.abort(1)

@@ -18,7 +18,7 @@ from ..arrays import Array
 from ..launch.env import check_launcher
 from .base import NativeCalls, Pending, Placement, Transport, TransportFailure, Truncated, Turn
 
-__all__ = ["MPITransport", "before_finalize", "library_version", "world"]
+__all__ = ["MPITransport", "before_finalize", "give_up_receives", "library_version", "world"]
 
 
 _LAST_WORDS = 0.3  # seconds between the last output and MPI_Abort: MPICH's launcher throws away what it has not read by then
@@ -179,6 +179,12 @@ def world(comm: Any | None = None) -> MPITransport:
     if not isinstance(comm, MPI.Intracomm):
         raise TypeError(f"comm must be an mpi4py intra-communicator, got {type(comm).__name__}")
     return MPITransport(comm.Dup())
+
+
+def give_up_receives() -> None:
+    """Cancel what is still posted, such as the control lanes of groups that nobody closed: MPICH's network layer complains otherwise."""
+    for message in tuple(_unfinished):
+        message.cancel()
 
 
 def library_version() -> str:
