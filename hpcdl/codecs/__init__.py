@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 
+from ..errors import InvalidArgument
 from ..registry import Registry
 from .base import BLOCK, Codec
 from .bf16 import BF16
@@ -24,6 +25,8 @@ def by_name(codec: Codec | str | None) -> Codec:
     """The codec that a user means: an instance, a spec such as ``"fp16"``, or None for no compression."""
     if codec is None:
         return _EXACT
+    if isinstance(codec, type) or not (isinstance(codec, str) or hasattr(codec, "encode")):
+        raise InvalidArgument(f"codec must be a name or an instance of a codec, got {codec!r}; known: {', '.join(codecs)}")
     return _named(codec) if isinstance(codec, str) else codec
 
 

@@ -42,5 +42,7 @@ def check_residual(group: Group, residual: Array, x: Array, op: Op, codec: Codec
     """Raise InvalidArgument unless `residual` can take what `codec` loses of `x`."""
     if of(residual) is not of(x) or residual.shape != x.shape or residual.dtype != work or not residual.flags.c_contiguous:
         raise InvalidArgument(f"{group.place}: error_feedback must be a contiguous {work} array of shape {x.shape} beside the data")
+    if not getattr(residual.flags, "writeable", True) or (isinstance(x, np.ndarray) and np.shares_memory(x, residual)):
+        raise InvalidArgument(f"{group.place}: error_feedback must be writeable memory of its own, beside the data")
     if op.name not in ("sum", "mean") or codec.exact:
         raise InvalidArgument(f"{group.place}: error feedback is for op sum or mean with a lossy codec, not {op.name} with {codec.name}")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ..arrays import Array, of
+from ..arrays import Array, Arrays, of
 from .layout import CODED_PIECE_BYTES, pieces
 from .task import Task
 
-__all__ = ["CodedChunks"]
+__all__ = ["CodedChunks", "forget_non_finite"]
 
 
 class CodedChunks:
@@ -106,3 +106,12 @@ class CodedChunks:
             if scale is not None and scale != 0:  # zero where no rank had any weight: nothing went out
                 xp.divide(went_out, scale, out=went_out)
             xp.subtract(residual, went_out, out=residual)
+            forget_non_finite(self._library, residual)
+
+
+def forget_non_finite(library: Arrays, residual: Array) -> None:
+    """Zero for NaN and infinity: one bad gradient must not come back in every later step."""
+    if not library.on_host:
+        library.xp.copyto(residual, library.xp.where(library.xp.isfinite(residual), residual, residual.dtype.type(0)))
+    elif not library.all_finite(residual):
+        residual[~library.xp.isfinite(residual)] = 0

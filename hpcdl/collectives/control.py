@@ -69,8 +69,7 @@ class Control:
 
     def post(self, kind: str, state: State, only: int | None = None) -> None:
         """Tell every other rank (or `only` one). Does not wait for them, and does not mind that some are gone."""
-        data = json.dumps([kind, state.to_json()]).encode()
-        buf = np.frombuffer(data, np.uint8)
+        buf = np.frombuffer(_pack(kind, state), np.uint8)
         for peer in range(self._transport.size):
             if peer != self._transport.rank and only in (None, peer):
                 try:
@@ -102,6 +101,22 @@ class Control:
         if self._receive is not None:
             self._receive.cancel()
             self._receive = None
+
+
+def _pack(kind: str, state: State) -> bytes:
+    """The message, cut down until it fits: first what is long finished, then long texts."""
+    values = state.to_json()
+    length = 500
+    while True:
+        data = json.dumps([kind, values], ensure_ascii=False).encode()
+        if len(data) <= _CAPACITY:
+            return data
+        if values["recent"]:
+            values["recent"] = values["recent"][len(values["recent"]) // 2 + 1 :]
+            continue
+        length //= 2
+        values["detail"], values["left"], values["where"] = (values[key][:length] for key in ("detail", "left", "where"))
+        values["waiting"] = [{**entry, "text": entry["text"][:length]} for entry in values["waiting"]]
 
 
 def _gone(pending: Pending) -> bool:

@@ -38,17 +38,19 @@ def execute(schedule: Schedule, task: Task) -> Body:
             borrowed.append(task.pool.take(nbytes))
             return borrowed[-1]
 
-        expected = [message for action in step if isinstance(action, Recv) for message in _post(task, action, chunks, borrow)]
+        arrivals = Arrivals(task)
+        for action in step:
+            if isinstance(action, Recv):
+                peer = (action.peer + task.root) % size
+                arrivals.expect(peer, chunks.incoming(action.lo, action.hi, action.reduce, borrow))
         sent: list[Pending] = []
         for action in step:
             if isinstance(action, Send):
                 if action.final and task.scale is not None and not task.scale.done():
                     yield task.scale
-                sent += _send(task, action, chunks, borrow)
-        for pending, use in expected:
-            if not pending.done():
-                yield pending
-            use(pending)
+                peer = (action.peer + task.root) % size
+                sent += _emit(task, peer, chunks.outgoing(action.lo, action.hi, action.final, borrow))
+        yield from arrivals.receive()
         for pending in sent:
             if not pending.done():
                 yield pending
@@ -60,25 +62,67 @@ def execute(schedule: Schedule, task: Task) -> Body:
 
 def exchange(task: Task, outgoing: dict[int, Array], incoming: dict[int, Array]) -> Body:
     """Send each peer its bytes and receive each peer's, all at once. Buffers are flat, of bytes."""
-    received = [message for peer, buf in incoming.items() for message in _expect(task, peer, _cut(buf))]
+    arrivals = Arrivals(task)
+    for peer, buf in incoming.items():
+        arrivals.expect(peer, _cut(buf))
     sent = [pending for peer, buf in outgoing.items() for pending in _emit(task, peer, (buf for buf, _ in _cut(buf)))]
-    for pending, use in received:
-        yield pending
-        use(pending)
+    yield from arrivals.receive()
     yield from sent
 
 
-Chunks = ExactChunks | CodedChunks
-Use = Callable[[Pending], None]
 Landing = tuple[Array, Callable[[], None]]  # a buffer, and what to do once it is full
 
 
-def _send(task: Task, send: Send, chunks: Chunks, borrow: Callable[[int], Array]) -> Iterator[Pending]:
-    return _emit(task, (send.peer + task.root) % task.transport.size, chunks.outgoing(send.lo, send.hi, send.final, borrow))
+class Arrivals:
+    """The receives of one step, handled in the order in which they were expected.
 
+    Why a peer's first payload is received only after its header was found right: a message longer than its receive is an error by the
+    standard, but Open MPI 5 writes beyond the buffer when both ranks share a node.
+    """
 
-def _post(task: Task, recv: Recv, chunks: Chunks, borrow: Callable[[int], Array]) -> Iterator[tuple[Pending, Use]]:
-    return _expect(task, (recv.peer + task.root) % task.transport.size, chunks.incoming(recv.lo, recv.hi, recv.reduce, borrow))
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._open: list[Pending] = []
+        self._strangers: dict[int, tuple[Pending, Array]] = {}  # peers whose header has not come yet
+        self._expected: list[tuple[int, Iterable[Landing], list[tuple[Pending, Landing]]]] = []
+
+    def expect(self, peer: int, landings: Iterable[Landing]) -> None:
+        """Receive from `peer` into `landings`: now, or after its header where this is the first time."""
+        task = self._task
+        if ("from", peer) not in task.met:
+            task.met.add(("from", peer))
+            theirs = task.header.copy()
+            self._strangers[peer] = self._post(theirs, peer), theirs
+        posted = [] if peer in self._strangers else [(self._post(landing[0], peer), landing) for landing in landings]
+        self._expected.append((peer, landings, posted))
+
+    def receive(self) -> Body:
+        """Wait for everything, and use it. Given up in between, nothing is received any more."""
+        try:
+            for peer, landings, posted in self._expected:
+                if peer in self._strangers:
+                    yield from self._meet(peer)
+                for pending, (wire, use) in posted or [(self._post(landing[0], peer), landing) for landing in landings]:
+                    if not pending.done():
+                        yield pending
+                    if pending.nbytes != wire.nbytes:
+                        raise Disagreement(peer, self._task.header)
+                    use()
+        except GeneratorExit:
+            for pending in self._open:
+                pending.cancel()
+            raise
+
+    def _meet(self, peer: int) -> Body:
+        pending, theirs = self._strangers.pop(peer)
+        if not pending.done():
+            yield pending
+        if pending.nbytes != theirs.nbytes or (theirs != self._task.header).any():
+            raise Disagreement(peer, theirs)
+
+    def _post(self, buf: Array, peer: int) -> Pending:
+        self._open.append(self._task.transport.irecv(buf, peer, self._task.tag))
+        return self._open[-1]
 
 
 def _emit(task: Task, peer: int, wires: Iterable[Array]) -> Iterator[Pending]:
@@ -90,16 +134,6 @@ def _emit(task: Task, peer: int, wires: Iterable[Array]) -> Iterator[Pending]:
         yield task.transport.isend(wire, peer, task.tag)
 
 
-def _expect(task: Task, peer: int, landings: Iterable[Landing]) -> Iterator[tuple[Pending, Use]]:
-    """Receive from `peer` into `landings`, after the header if it is the first time."""
-    if ("from", peer) not in task.met:
-        task.met.add(("from", peer))
-        theirs = task.header.copy()
-        yield task.transport.irecv(theirs, peer, task.tag), _check_header(task, peer, theirs)
-    for wire, use in landings:
-        yield task.transport.irecv(wire, peer, task.tag), _check_size(task, peer, wire.nbytes, use)
-
-
 def _cut(buf: Array) -> Iterator[Landing]:
     for begin, end in pieces(0, buf.size, EXACT_PIECE_BYTES):
         yield buf[begin:end], _nothing
@@ -107,20 +141,3 @@ def _cut(buf: Array) -> Iterator[Landing]:
 
 def _nothing() -> None:
     pass
-
-
-def _check_header(task: Task, peer: int, theirs: Array) -> Use:
-    def use(pending: Pending) -> None:
-        if pending.nbytes != theirs.nbytes or (theirs != task.header).any():
-            raise Disagreement(peer, theirs)
-
-    return use
-
-
-def _check_size(task: Task, peer: int, nbytes: int, then: Callable[[], None]) -> Use:
-    def use(pending: Pending) -> None:
-        if pending.nbytes != nbytes:
-            raise Disagreement(peer, task.header)
-        then()
-
-    return use

@@ -63,6 +63,7 @@ class Group:
         self._asked_at = 0.0  # when the ranks that have not left were last asked whether they are alive
         self._alive: set[int] = set()  # those that have answered
         self._made: Counter[tuple[int, ...]] = Counter()
+        self._members: dict[int, frozenset[int]] = {}  # of groups being made, whose operations have negative numbers
         engine.add_group(self)
 
     def carrier(self, library: Arrays) -> Transport:
@@ -96,14 +97,17 @@ class Group:
         Members first agree through the progress loop that they are all here, so that the blocking call into MPI which follows cannot hang.
         """
         subset = Subset(self.transport, members)
-        self._made[members] += 1
-        identity = zlib.crc32(repr((members, self._made[members])).encode())
+        same = tuple(sorted(members))
+        self._made[same] += 1
+        identity = zlib.crc32(repr((same, self._made[same])).encode())
         signature = Signature("group", extra=f"members {list(members)}")
         with self.engine.locked():
             self._check_usable()
             header = np.array([identity, signature.fingerprint()], np.int64)
-            task = _rendezvous(subset, self.pool(HOST), self.transport.tags - 1, header)
-            operation = Operation(self, -1 - sum(self._made.values()), signature, execute(tree.ALL_REDUCE, task))
+            nothing = np.empty(0, np.uint8)
+            task = Task(nothing, op_by_name("bit_or"), codec_by_name(None), subset, self.pool(HOST), self.transport.tags - 1, header)
+            operation = Operation(self, -1 - identity, signature, execute(tree.ALL_REDUCE, task))
+            self._members[operation.number] = frozenset(members)
             self._submit(operation)
         operation.wait()
         with self.engine.locked():
@@ -115,9 +119,10 @@ class Group:
         """Called by an operation that has finished."""
         self._active.pop(operation.number, None)
         self._probe_at.pop(operation.number, None)
+        self._members.pop(operation.number, None)
         self._recent.append((operation.number, operation.signature))
 
-    def trouble(self, operation: Operation, error: Exception) -> None:
+    def trouble(self, operation: Operation, error: BaseException) -> None:
         """Called by the engine when `operation` cannot go on by itself."""
         operation.troubled = True
         if isinstance(error, Disagreement | Truncated):
@@ -207,7 +212,7 @@ class Group:
                 self._alarm("mismatch", f"its {self._started} operations were others than those of rank {state.rank}")
         elif kind == "probe":
             mine = {entry.number: entry.fingerprint for entry in [*self._state().recent, *self._state().waiting]}
-            if any(mine.get(entry.number, entry.fingerprint) != entry.fingerprint for entry in state.waiting if entry.number >= 0):
+            if any(mine.get(entry.number, entry.fingerprint) != entry.fingerprint for entry in state.waiting):
                 self._alarm("mismatch", f"it is in another operation than rank {state.rank}")
         else:
             self._states[state.rank] = state
@@ -215,8 +220,9 @@ class Group:
 
     def _check_departed(self) -> None:
         """Raise the alarm if an operation needs a rank that left before it."""
-        if any(number >= state.started for state in self._departed.values() for number in self._active if number >= 0):
-            self._alarm("departed", "")
+        for state in self._departed.values():
+            if any(state.rank in self._members.get(number, ()) if number < 0 else number >= state.started for number in self._active):
+                self._alarm("departed", "")
 
     def _alarm(self, cause: str, detail: str) -> None:
         """Begin or join an episode of trouble: tell everybody this rank's state, once."""
@@ -237,11 +243,6 @@ class Group:
         self.broken = error
         for operation in tuple(self._active.values()):
             operation.finish(error=error)
-
-
-def _rendezvous(transport: Transport, pool: Pool, tag: int, header: Any) -> Task:
-    """A task that moves nothing but its header: a barrier."""
-    return Task(np.empty(0, np.uint8), op_by_name("bit_or"), codec_by_name(None), transport, pool, tag, header)
 
 
 def _entry(number: int, signature: Signature) -> Entry:

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..arrays import HOST, of
 from ..transport.base import NativeCalls
+from .coded import forget_non_finite
 from .execute import Body, Disagreement
 from .layout import pieces
 from .task import Task
@@ -61,6 +62,8 @@ class Native:
         x = task.x.view("u1") if task.x.dtype.kind == "b" else task.x
         for begin, end in pieces(0, x.size, _CALL_BYTES // x.itemsize):
             yield native.iallreduce(x[begin:end], str(task.op.mpi))
+            if x.dtype.kind == "f" and (nan := np.isnan(x[begin:end])).any():
+                x[begin:end][nan] = np.nan  # MPI leaves open whose NaN it is, and replicas would differ
 
     def _coded(self, task: Task, native: NativeCalls) -> Body:
         n = task.x.size
@@ -74,6 +77,7 @@ class Native:
         if task.residual is not None:
             task.codec.decode(mine, decoded)
             task.residual -= decoded
+            forget_non_finite(HOST, task.residual)
         wires = np.empty((task.transport.size, mine.nbytes), "u1")
         yield native.iallgather(mine, wires)
         for rank, wire in enumerate(wires):

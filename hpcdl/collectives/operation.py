@@ -104,8 +104,8 @@ class Operation:
     def finish(self, result: Any = None, error: CommunicationError | None = None) -> None:
         """Set the outcome, once."""
         if not self.finished:
-            if error is not None and self._waits_for is not None:
-                self._waits_for.cancel()
+            if error is not None:
+                self._body.close()  # cancels what it had still to receive: nobody writes into the user's array any more
             self.result, self.error, self.finished = result, error, True
             self.group.forget(self)
 

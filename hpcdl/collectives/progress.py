@@ -147,8 +147,10 @@ class Engine:
     def _advance(self, operation: Operation) -> bool:
         try:
             return operation.advance()
-        except Exception as error:  # whatever it is, all ranks must hear of it
+        except BaseException as error:  # whatever it is, all ranks must hear of it, Ctrl-C included: the operation is lost
             operation.group.trouble(operation, error)
+            if not isinstance(error, Exception):
+                raise
             return True
 
     def _check_process(self) -> None:

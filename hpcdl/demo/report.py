@@ -91,6 +91,10 @@ def _traffic(sent: float | None, ratio: float | None) -> str:
 def write_json(report: Report, path: Path) -> None:
     """Write the report to `path`, all of it or nothing: a reader never sees half a file. A loss that is not finite becomes null."""
     values = json.loads(json.dumps(asdict(report)), parse_constant=lambda _: None)
+    path = path.resolve()
+    if path.exists() and not path.is_file():  # a pipe or a device is written to, never replaced
+        path.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        return
     descriptor, scratch = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:

@@ -94,7 +94,7 @@ class Reducer:
         self._buckets = [Bucket.allocate(library, plan, error_feedback) for plan in plans]
         self._home = {index: number for number, plan in enumerate(plans) for index in plan.offsets}
         cuts = {i: slice(plan.offsets[i], plan.offsets[i] + int(np.prod(sizes[i], dtype=np.int64))) for plan in plans for i in plan.offsets}
-        self.views: list[Array] = [self._buckets[self._home[i]].flat[cuts[i]].reshape(sizes[i]) for i in range(len(sizes))]
+        self.views: tuple[Array, ...] = tuple(self._buckets[self._home[i]].flat[cuts[i]].reshape(sizes[i]) for i in range(len(sizes)))
         self.residuals: list[Array] | None = None
         if error_feedback:
             held = [bucket.residual for bucket in self._buckets]
@@ -109,8 +109,8 @@ class Reducer:
         """Announce this step's weight, before the first `ready`. 0: this rank has no data, and its views count for nothing."""
         if any(bucket.ready for bucket in self._buckets):
             raise InvalidArgument(f"{self._group.place}: begin() comes before the first ready() of a step")
-        self._step.announced = True
         self._step.weight = self._checked(weight)
+        self._step.announced = True
 
     def ready(self, i: int) -> None:
         """The gradient in ``views[i]`` is complete; it must not be touched until `wait` has returned."""

@@ -21,6 +21,8 @@ from .base import NativeCalls, Pending, Placement, Transport, TransportFailure, 
 __all__ = ["MPITransport", "before_finalize", "give_up_receives", "library_version", "world"]
 
 
+_TYPES = {f"{kind}int{bits}": getattr(MPI, f"{kind.upper()}INT{bits}_T") for kind in ("", "u") for bits in (8, 16, 32, 64)}
+_TYPES |= {"float32": MPI.FLOAT, "float64": MPI.DOUBLE}  # named, since mpi4py knows none for memory that is not aligned
 _LAST_WORDS = 0.3  # seconds between the last output and MPI_Abort: MPICH's launcher throws away what it has not read by then
 
 #: Messages that MPI has not finished. Why: it still reads or writes their buffers, even after everybody else has forgotten them; so they
@@ -105,7 +107,7 @@ class _NativeCalls:
 
     def iallreduce(self, x: Array, op: str) -> Pending:
         try:
-            return _Collective(self._comm.Iallreduce(MPI.IN_PLACE, x, getattr(MPI, op)), x)
+            return _Collective(self._comm.Iallreduce(MPI.IN_PLACE, [x, x.size, _TYPES[x.dtype.name]], getattr(MPI, op)), x)
         except MPI.Exception as error:
             raise _failure(error) from error
 

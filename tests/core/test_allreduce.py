@@ -158,6 +158,19 @@ def test_more_than_two_gigabytes(ranks, collective) -> None:
     ranks(2, body)
 
 
+def test_nans_are_alike_and_memory_may_be_odd(ranks) -> None:
+    def body(world) -> None:
+        for collective in COLLECTIVES:
+            x = np.array([0x7FC00000 + world.rank, 0xFFC00000 + 7 * world.rank, 0x3F800000], np.uint32).view(np.float32)
+            world.allreduce(x, collective=collective)
+            assert_replicas_equal(world, x)
+            odd = np.frombuffer(bytearray(33), np.uint8)[1:].view(np.float32)
+            odd[:] = 1
+            assert (world.allreduce(odd, collective=collective) == 4).all()
+
+    ranks(4, body)
+
+
 def test_bad_input(ranks) -> None:
     def body(world) -> None:
         good = np.ones((4, 4), np.float32)

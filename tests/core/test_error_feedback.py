@@ -84,6 +84,20 @@ def test_no_weight_anywhere_keeps_the_residual_finite(ranks) -> None:
     ranks(2, body)
 
 
+@pytest.mark.parametrize("codec", LOSSY)
+@pytest.mark.parametrize("collective", list(collectives))
+def test_a_bad_step_does_not_come_back(ranks, collective, codec) -> None:
+    def body(world) -> None:
+        residual = np.zeros(300, np.float32)
+        bad = np.full(300, np.nan if world.rank else 1, np.float32)
+        world.allreduce(bad, codec=codec, collective=collective, error_feedback=residual)
+        for _ in range(3):
+            x = world.allreduce(np.ones(300, np.float32), codec=codec, collective=collective, error_feedback=residual)
+        assert np.allclose(x, 2, rtol=0.02)
+
+    ranks(2, body)
+
+
 def test_residuals_belong_to_parameters(ranks) -> None:
     """They survive another bucket layout: a run goes on with other bucket sizes as if nothing had happened."""
 

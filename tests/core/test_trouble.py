@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 
 import numpy as np
@@ -157,6 +158,80 @@ def test_communicators_are_given_back(ranks) -> None:
         for _ in range(10):
             reducer = hpcdl.Reducer(world, [(3,)])
             reducer.close()
+
+    ranks(2, body)
+
+
+@pytest.mark.parametrize("collective", ["ring", "halving-doubling", "tree", "direct"])
+def test_lengths_far_apart_never_write_beyond_a_buffer(ranks, collective) -> None:
+    """Open MPI 5 writes a longer message whole into a shorter receive of the same node; so none may ever meet one."""
+
+    def body(world) -> None:
+        for codec in ("none", "fp16"):
+            inner = world.group(range(world.size))
+            with pytest.raises(Mismatch):
+                inner.allreduce(np.ones(1_000_000 if world.rank == 1 else 200_000, np.float32), collective=collective, codec=codec)
+            assert (world.allreduce(np.ones(100_000)) == 4).all()
+
+    ranks(4, body)
+
+
+def test_long_names_fit_into_the_control_lane(ranks) -> None:
+    def body(world) -> str:
+        name = "名" * 500
+        for i in range(20):
+            world.allreduce(np.ones(1), name=f"{name}{i}")
+        handles = [world.allreduce_async(np.ones(2 + odd(world)), name=f"{name}{i}") for i in range(30)]
+        with pytest.raises(Mismatch) as caught:
+            handles[0].wait()
+        return str(caught.value)
+
+    texts = ranks(3, body)
+    assert texts is None or len(set(texts)) == 1
+
+
+def test_groups_made_before_do_not_confuse_the_verdict(ranks) -> None:
+    def body(world) -> None:
+        assert world.split(world.rank % 2) is not None
+        with pytest.raises(Mismatch, match=r"rank 3: allreduce\(sum, float64 of shape 4"):
+            world.allreduce(np.ones(3 + odd(world)))
+
+    ranks(4, body)
+
+
+def test_a_rank_that_ended_is_noticed_where_groups_are_made(ranks) -> None:
+    def body(world) -> None:
+        if odd(world):
+            world.close()
+            return
+        with pytest.raises(PeerLost, match="rank 2 of 3 ended already"):
+            hpcdl.Reducer(world, [(4,)])
+
+    ranks(3, body)
+
+
+@pytest.mark.ways("threads")
+def test_an_interrupt_inside_wait_is_no_result(ranks) -> None:
+    class Interrupting:
+        name, exact, error = "interrupting", False, 0.5
+
+        def nbytes(self, n: int) -> int:
+            return n
+
+        def encode(self, x: np.ndarray, wire: np.ndarray) -> None:
+            wire[:] = 0
+
+        def decode(self, wire: np.ndarray, out: np.ndarray) -> None:
+            if threading.current_thread().name.startswith("rank 1"):
+                raise KeyboardInterrupt
+            out[:] = 0
+
+    def body(world) -> None:
+        x = np.ones(1000, np.float32)
+        with pytest.raises((KeyboardInterrupt, CommunicationError)):
+            world.allreduce(x, codec=Interrupting(), collective="ring")
+        with pytest.raises(CommunicationError, match="KeyboardInterrupt"):
+            world.barrier()
 
     ranks(2, body)
 
