@@ -18,6 +18,8 @@ A message says which rank, what, the valid values and the cure:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 __all__ = [
     "CommunicationError",
     "DataError",
@@ -75,3 +77,20 @@ class Stalled(CommunicationError, TimeoutError):
 
 class PeerLost(CommunicationError):
     """A rank that others wait for has left, raised or died."""
+
+
+def ranks_text(ranks: Iterable[int]) -> str:
+    """How an error names ranks.
+
+    >>> ranks_text([3]), ranks_text([5, 0, 1, 2])
+    ('rank 3', 'ranks 0-2, 5')
+    """
+    spans: list[list[int]] = []
+    for rank in sorted(ranks):
+        if spans and spans[-1][1] == rank - 1:
+            spans[-1][1] = rank
+        else:
+            spans.append([rank, rank])
+    text = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+    alone = len(spans) == 1 and spans[0][0] == spans[0][1]
+    return f"rank {text}" if alone else f"ranks {text}"

@@ -8,7 +8,7 @@ from ..arrays import Array, of
 from .layout import EXACT_PIECE_BYTES, pieces
 from .task import Task
 
-__all__ = ["ExactChunks"]
+__all__ = ["ExactChunks", "nothing"]
 
 
 class ExactChunks:
@@ -36,7 +36,7 @@ class ExactChunks:
         for begin, end in pieces(self._bounds[lo], self._bounds[hi], self._length):
             target = task.x[begin:end]
             if not reduce:
-                yield target, _nothing
+                yield target, nothing
                 continue
             wire = borrow(target.nbytes)
             yield wire, lambda target=target, wire=wire: task.op.combine(self._library, target, wire.view(target.dtype))  # type: ignore[misc]
@@ -51,5 +51,5 @@ class ExactChunks:
                     self._library.xp.multiply(part, part.dtype.type(scale.value), out=part)
 
 
-def _nothing() -> None:
-    pass
+def nothing() -> None:
+    """What is left to do with bytes that were received where they belong."""

@@ -9,7 +9,7 @@ from ..arrays import Array
 from ..codecs import BLOCK
 from ..transport.base import Pending
 from .coded import CodedChunks
-from .exact import ExactChunks
+from .exact import ExactChunks, nothing
 from .layout import EXACT_PIECE_BYTES, pieces, split_blocks
 from .schedule import Recv, Schedule, Send
 from .task import Task
@@ -136,8 +136,4 @@ def _emit(task: Task, peer: int, wires: Iterable[Array]) -> Iterator[Pending]:
 
 def _cut(buf: Array) -> Iterator[Landing]:
     for begin, end in pieces(0, buf.size, EXACT_PIECE_BYTES):
-        yield buf[begin:end], _nothing
-
-
-def _nothing() -> None:
-    pass
+        yield buf[begin:end], nothing

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..arrays import HOST, Arrays
 from ..codecs import by_name as codec_by_name
-from ..errors import CommunicationError, InvalidArgument
+from ..errors import CommunicationError, InvalidArgument, ranks_text
 from ..transport.base import Pending, Transport, TransportFailure, Truncated
 from ..transport.staged import Staged
 from ..transport.subset import Subset
@@ -25,7 +25,7 @@ from .ops import by_name as op_by_name
 from .pool import Pool
 from .progress import Backoff, Engine
 from .task import Task
-from .verdict import judge, ranks_text
+from .verdict import judge
 
 __all__ = ["Call", "Group"]
 
@@ -195,7 +195,7 @@ class Group:
         """This rank has left and waits for the others to do so, for as long as they answer."""
         dead = set(range(self.transport.size)) - self._alive - set(self._departed) - {self.transport.rank}
         if dead:
-            self._alarm("lost", f"no answer for {self.timeout:g} s from {ranks_text(sorted(dead))}, which never ended")
+            self._alarm("lost", f"no answer for {self.timeout:g} s from {ranks_text(dead)}, which never ended")
         self._asked_at, self._alive = now, set()
         self._control.post("alive?", self._state())
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from ..errors import CommunicationError, Mismatch, PeerLost, Stalled
+from ..errors import CommunicationError, Mismatch, PeerLost, Stalled, ranks_text
 from .control import State
 
-__all__ = ["judge", "ranks_text"]
+__all__ = ["judge"]
 
 _SAME = "all ranks must call the same operations in the same order, with the same shape, dtype, op, codec and collective"
 
@@ -73,15 +73,3 @@ def _who_waits(states: Mapping[int, State], size: int) -> str:
 
 def _sorted(states: Iterable[State]) -> list[State]:
     return sorted(states, key=lambda state: state.rank)
-
-
-def ranks_text(ranks: list[int]) -> str:
-    """``rank 3``, ``ranks 0-2``, ``ranks 0, 2-3``."""
-    spans: list[list[int]] = []
-    for rank in ranks:
-        if spans and spans[-1][1] == rank - 1:
-            spans[-1][1] = rank
-        else:
-            spans.append([rank, rank])
-    text = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
-    return f"rank {text}" if len(ranks) == 1 else f"ranks {text}"

@@ -8,27 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..errors import ranks_text
 from . import records
 
-__all__ = ["explain", "ranks_text"]
+__all__ = ["explain"]
 
 _VARYING = re.compile(r"\brank \d+\b|\b0x[0-9a-f]{6,}\b|\bpid \d+\b")
 _CONSEQUENCES = (128 + signal.SIGTERM, 128 + signal.SIGKILL)  # how a launcher ends the ranks that are left
-
-
-def ranks_text(ranks: Sequence[int]) -> str:
-    """
-    >>> ranks_text([0, 1, 2, 5])
-    'ranks 0-2, 5'
-    """
-    parts: list[list[int]] = []
-    for rank in sorted(ranks):
-        if parts and rank == parts[-1][-1] + 1:
-            parts[-1].append(rank)
-        else:
-            parts.append([rank])
-    text = ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
-    return f"rank{'s' if len(ranks) > 1 else ''} {text}"
 
 
 def explain(folder: Path, size: int, launcher_code: int, ended_by: int | None, held: Sequence[bytes]) -> tuple[int, str]:
