@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from itertools import count
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from .arrays import Array, device_name, is_array, of
-from .collectives import calls, moves
+from .collectives import calls, moves, quick
 from .collectives.group import Group
 from .collectives.operation import Operation
 from .collectives.progress import Engine
+from .collectives.subgroup import subgroup
 from .errors import CommunicationError, InvalidArgument
-from .transport.base import Transport
+from .transport.base import Placement, Transport
 from .transport.metered import Metered
 from .transport.threads import ThreadHub
 
@@ -51,8 +53,7 @@ class World:
     def _settle_in(self, group: Group, owns_engine: bool) -> None:
         self._group, self._owns_engine = group, owns_engine
         self.rank, self.size, self.ranks = group.transport.rank, group.transport.size, group.transport.ranks
-        with group.engine.locked():
-            self.local_rank, self.local_size, self.node, self.nodes = group.transport.placement()
+        self.local_rank, self.local_size, self.node, self.nodes = Placement.of(self.rank, group.transport.nodes)
         self.device = device_name(self.local_rank)
         self._names = count()
 
@@ -88,6 +89,8 @@ class World:
         all ranks or on none; 0 takes a rank out, and a mean of nothing is 0. error_feedback: a float32 array (float64 for float64) of x's
         shape, zero at first, that carries what the codec lost to the next call. The result is bitwise equal on all ranks.
         """
+        if out is None and weight is None and error_feedback is None and quick.allreduce(self._group, x, op, codec, collective, name):
+            return x
         with self._group.engine:
             return self.allreduce_async(x, op, codec, collective, out, weight, error_feedback, name).wait()
 
@@ -109,6 +112,19 @@ class World:
         if out is not None:
             x = self._copy(x, out)
         return calls.allreduce(self._group, x, op, codec, collective, weight, residual=error_feedback, name=name)
+
+    def buffer(self, shape: Any, dtype: Any = "float32") -> Array:
+        """A new array of zeros that an all-reduce (shared-memory, two-level, auto) can read where it lies: the fastest there is.
+
+        It lies in memory that the ranks of a node share; each rank's array is its own all the same. All ranks ask for the same shape and
+        dtype. It remains until nobody holds it any more and the world is closed. Where nodes have no shared memory, a plain array.
+        """
+        sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+        nbytes = math.prod(sizes) * np.dtype(dtype).itemsize
+        moves.barrier(self._group, agreement=f"buffer of {nbytes} bytes").wait()
+        with self._group.engine.locked():
+            flat = self._group.buffers.allocate(nbytes)
+        return flat.view(dtype).reshape(sizes)
 
     def broadcast(self, x: Array, root: int = 0) -> Array:
         """Overwrite `x` with rank `root`'s, and return it.
@@ -145,7 +161,7 @@ class World:
             raise InvalidArgument(f"{self._group.place}: ranks must be different and within 0 to {self.size - 1}, got {list(members)}")
         if self.rank not in members:
             raise InvalidArgument(f"{self._group.place}: only members may call group({list(members)})")
-        return World._within(self._group.subgroup(members, f"group {[self.ranks[rank] for rank in members]}"))
+        return World._within(subgroup(self._group, members, f"group {[self.ranks[rank] for rank in members]}"))
 
     def split(self, color: int | None, key: int = 0) -> World | None:
         """The world of all ranks that give the same `color`, ordered by `key`, then by rank; None for color None. Called by all ranks."""
@@ -159,7 +175,7 @@ class World:
     def new_group(self, purpose: str) -> Group:
         """A group of the same ranks with communicators of its own, for something that communicates beside everything else."""
         label = f"{purpose} {next(self._names)} of {self._group.label}"
-        return self._group.subgroup(tuple(range(self.size)), label)
+        return subgroup(self._group, tuple(range(self.size)), label)
 
     def share_timeout(self) -> None:
         """Take over rank 0's time-out: ranks on other nodes may have been given another environment."""

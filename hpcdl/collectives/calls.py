@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Array, accumulator, of
+from ..arrays import HOST, Array, accumulator, of
 from ..codecs import Codec
 from ..codecs import by_name as codec_by_name
 from ..errors import InvalidArgument
-from . import collective as collectives
 from . import ring
 from .checks import check_array, check_codec, check_residual
+from .collective import by_name
 from .execute import Body, execute
 from .follow import follow
 from .group import Group
@@ -21,7 +21,7 @@ from .layout import split_evenly
 from .operation import After, Operation, Signature
 from .ops import Op
 from .ops import by_name as op_by_name
-from .plan import choose
+from .recipe import recipe_for
 from .task import Scale, Task
 
 __all__ = ["allreduce", "reduce_scatter", "weight_sum"]
@@ -71,22 +71,20 @@ def allreduce(
     name: str = "",
 ) -> Operation:
     """Reduce `x` in place over the group. `scale` replaces the mean's own factor, where several arrays share one."""
-    op, codec = op_by_name(op), codec_by_name(codec)
-    collectives.check_name(collective)
-    dtype = check_array(group, x, write=True)
-    op.check(dtype)
-    check_codec(group, codec, dtype)
+    feedback, weighted = residual is not None, weight is not None or scale is not None
+    check_array(group, x, write=True)
+    recipe = recipe_for(group, x, op, codec, collective, weighted, feedback, name=name)
+    op, codec, work_dtype = recipe.op, recipe.codec, recipe.work_dtype
     if weight is not None and not op.averages:
         raise InvalidArgument(f"{group.place}: weight is for op='mean', not {op.name!r}")
-    work_dtype = accumulator(dtype)
     if residual is not None:
         check_residual(group, residual, x, op, codec, work_dtype)
-    if collective == "auto":
-        collective = choose(x.size * work_dtype.itemsize, codec, group.carrier(of(x)))
-    weighted = "weighted" if weight is not None or scale is not None else ""
-    feedback = "error feedback" if residual is not None else ""
-    extra = ", ".join(filter(None, (weighted, feedback)))
-    signature = Signature("allreduce", op.name, dtype, x.shape, codec.name, collective, extra, name)
+    board = group.buffers.board if of(x) is HOST else None
+    place, neighbours = "", None
+    if board is not None and not recipe.short and work_dtype == x.dtype:
+        place, neighbours = group.buffers.find(x)
+    if place:
+        recipe = recipe_for(group, x, op, codec, collective, weighted, feedback, place, name)
     if op.averages and scale is None:
         scale = Constant(1 / group.transport.size) if weight is None else weight_sum(group, weight)
 
@@ -94,7 +92,7 @@ def allreduce(
         library, pool = of(x), group.pool(of(x))
         flat = x.reshape(-1)
         work = flat
-        if work_dtype != dtype:
+        if work_dtype != x.dtype:
             work = pool.take(x.size * work_dtype.itemsize).view(work_dtype)
             library.cast(flat, work)
         if weight == 0:
@@ -103,8 +101,8 @@ def allreduce(
             library.xp.multiply(work, work.dtype.type(weight), out=work)
         if group.transport.size > 1:
             how = None if residual is None else residual.reshape(-1)
-            task = Task(work, op, codec, group.carrier(library), pool, tag, header, how, scale)
-            yield from collectives.by_name(collective).allreduce(task)
+            task = Task(work, op, codec, group.carrier(library), pool, tag, header, how, scale, board=board, neighbours=neighbours)
+            yield from by_name(recipe.collective).allreduce(task)
         elif scale is not None:
             library.xp.multiply(work, work.dtype.type(scale.value), out=work)
         if work is not flat:
@@ -112,7 +110,7 @@ def allreduce(
             pool.give(work.view("u1"))
         return x
 
-    return group.start(signature, follow(of(x), call))
+    return group.start(recipe.signature, follow(of(x), call))
 
 
 def reduce_scatter(group: Group, x: Array, op: Op | str, codec: Codec | str | None = None) -> Operation:

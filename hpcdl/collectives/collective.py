@@ -12,7 +12,9 @@ from . import direct, halving_doubling, ring, tree
 from .execute import Body, execute
 from .native import Native
 from .schedule import Schedule
+from .shared_memory import SharedMemory
 from .task import Task
+from .two_level import TwoLevel
 
 __all__ = ["Collective", "Scheduled", "by_name", "check_name", "collectives", "schedules"]
 
@@ -51,6 +53,8 @@ collectives: Registry[Collective] = Registry("collective")
 for _schedule in schedules:
     if _schedule.kind == "allreduce":
         collectives.register(_schedule.name, lambda schedule=_schedule: Scheduled(schedule))
+collectives.register("shared-memory", lambda: SharedMemory(otherwise=Scheduled(ring.ALL_REDUCE)))
+collectives.register("two-level", lambda: TwoLevel(inner=collectives.get("shared-memory"), outer=Scheduled(ring.ALL_REDUCE)))
 collectives.register("native", lambda: Native(otherwise=Scheduled(tree.ALL_REDUCE)))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import traceback
-import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Generator
 from typing import Any
@@ -12,19 +11,15 @@ from typing import Any
 import numpy as np
 
 from ..arrays import HOST, Arrays
-from ..codecs import by_name as codec_by_name
 from ..errors import CommunicationError, InvalidArgument, ranks_text
 from ..transport.base import Pending, Transport, TransportFailure, Truncated
 from ..transport.staged import Staged
-from ..transport.subset import Subset
-from . import tree
+from .buffers import Buffers
 from .control import Control, Entry, State, whereabouts
-from .execute import Disagreement, execute
+from .execute import Disagreement
 from .operation import Operation, Signature, chain
-from .ops import by_name as op_by_name
 from .pool import Pool
 from .progress import Backoff, Engine
-from .task import Task
 from .verdict import judge
 
 __all__ = ["Call", "Group"]
@@ -48,9 +43,11 @@ class Group:
         self.place = f"rank {transport.rank} of {transport.size}"
         self.broken: CommunicationError | None = None
         self.left = ""
-        self._lane = lane
+        self.lane = lane
         self._control = Control(lane)
         self._staged = Staged(transport)
+        self.buffers = Buffers(transport)
+        self.recipes: dict[Any, Any] = {}  # what calls of all-reduce amount to, by their arguments
         self._pools: dict[str, Pool] = {}
         self._started = 0
         self._history = 0  # of all operations so far, so that a disagreement that went unnoticed shows in the next one
@@ -62,8 +59,8 @@ class Group:
         self._probe_at: dict[int, float] = {}
         self._asked_at = 0.0  # when the ranks that have not left were last asked whether they are alive
         self._alive: set[int] = set()  # those that have answered
-        self._made: Counter[tuple[int, ...]] = Counter()
-        self._members: dict[int, frozenset[int]] = {}  # of groups being made, whose operations have negative numbers
+        self.made: Counter[tuple[int, ...]] = Counter()
+        self.members: dict[int, frozenset[int]] = {}  # of groups being made, whose operations have negative numbers
         engine.add_group(self)
 
     def carrier(self, library: Arrays) -> Transport:
@@ -77,50 +74,36 @@ class Group:
     def start(self, signature: Signature, call: Call) -> Operation:
         """Start an operation that all ranks of the group start as their next one."""
         with self.engine.locked():
-            self._check_usable()
-            number, self._started = self._started, self._started + 1
-            self._history = chain(self._history, signature.fingerprint())
-            header = np.array([number, self._history], np.int64)
+            self.check_usable()
+            number, history = self.count(signature.fingerprint())
+            header = np.array([number, history], np.int64)
             operation = Operation(self, number, signature, call(number % (self.transport.tags - 1), header))
-            self._submit(operation)
+            self.submit(operation)
         return operation
 
-    def _submit(self, operation: Operation) -> None:
+    def count(self, fingerprint: int) -> tuple[int, int]:
+        """The number of this rank's next operation, and the fingerprint of all of them with it."""
+        number, self._started = self._started, self._started + 1
+        self._history = chain(self._history, fingerprint)
+        return number, self._history
+
+    def submit(self, operation: Operation) -> None:
+        """Hand a counted operation to the progress loop. Under its lock."""
         self._active[operation.number] = operation
         self.engine.submit(operation)
         if self._departed and not operation.finished:
             self._check_departed()
 
-    def subgroup(self, members: tuple[int, ...], label: str) -> Group:
-        """A group of `members` (ranks of this one), with communicators of its own. Called by the members only, by all of them.
-
-        Members first agree through the progress loop that they are all here, so that the blocking call into MPI which follows cannot hang.
-        """
-        subset = Subset(self.transport, members)
-        same = tuple(sorted(members))
-        self._made[same] += 1
-        identity = zlib.crc32(repr((same, self._made[same])).encode())
-        signature = Signature("group", extra=f"members {list(members)}")
-        with self.engine.locked():
-            self._check_usable()
-            header = np.array([identity, signature.fingerprint()], np.int64)
-            nothing = np.empty(0, np.uint8)
-            task = Task(nothing, op_by_name("bit_or"), codec_by_name(None), subset, self.pool(HOST), self.transport.tags - 1, header)
-            operation = Operation(self, -1 - identity, signature, execute(tree.ALL_REDUCE, task))
-            self._members[operation.number] = frozenset(members)
-            self._submit(operation)
-        operation.wait()
-        with self.engine.locked():
-            transport = self.transport.group(members, 2 * identity)
-            lane = self._lane.group(members, 2 * identity + 1)
-            return Group(self.engine, transport, lane, label, self.timeout)
-
     def forget(self, operation: Operation) -> None:
         """Called by an operation that has finished."""
         self._active.pop(operation.number, None)
         self._probe_at.pop(operation.number, None)
-        self._members.pop(operation.number, None)
-        self._recent.append((operation.number, operation.signature))
+        self.members.pop(operation.number, None)
+        self.remember(operation.number, operation.signature)
+
+    def remember(self, number: int, signature: Signature) -> None:
+        """Note an operation that has finished."""
+        self._recent.append((number, signature))
 
     def trouble(self, operation: Operation, error: BaseException) -> None:
         """Called by the engine when `operation` cannot go on by itself."""
@@ -169,14 +152,17 @@ class Group:
 
     def close(self) -> None:
         """Give back what the group holds. A group that came to a good end gives back its communicators too."""
+        if self.broken is None and self.all_left():
+            self.buffers.close(self.engine, lambda: self.broken is None)
         with self.engine.locked():
             self.engine.remove_group(self)
             self._control.close()
             if self.broken is None and self.all_left():
                 self.transport.close()
-                self._lane.close()
+                self.lane.close()
 
-    def _check_usable(self) -> None:
+    def check_usable(self) -> None:
+        """Raise what makes the group unusable, if anything does."""
         if self.broken is not None:
             raise type(self.broken)(*self.broken.args)
         if self.left:
@@ -221,7 +207,7 @@ class Group:
     def _check_departed(self) -> None:
         """Raise the alarm if an operation needs a rank that left before it."""
         for state in self._departed.values():
-            if any(state.rank in self._members.get(number, ()) if number < 0 else number >= state.started for number in self._active):
+            if any(state.rank in self.members.get(number, ()) if number < 0 else number >= state.started for number in self._active):
                 self._alarm("departed", "")
 
     def _alarm(self, cause: str, detail: str) -> None:

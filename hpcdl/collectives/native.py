@@ -43,7 +43,7 @@ class Native:
         return self._reduce(task, native)
 
     def _reduce(self, task: Task, native: NativeCalls) -> Body:
-        turn = native.take_turn()
+        turn = native.turns.take()
         while not turn.done():
             yield turn
         headers = np.empty((task.transport.size, task.header.size), task.header.dtype)

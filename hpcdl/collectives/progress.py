@@ -13,6 +13,7 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..errors import HpcdlError, WaitTimeout
@@ -21,12 +22,15 @@ if TYPE_CHECKING:
     from .group import Group
     from .operation import Operation
 
-__all__ = ["Backoff", "Engine"]
+__all__ = ["Backoff", "Engine", "give_way"]
 
 _SPIN = 200e-6  # seconds of testing, giving the core away in between, before the first real pause, which costs some 60e-6 to end
 _LONGEST_PAUSE = 1e-3
 _WATCH_EVERY = 20e-3  # seconds between looks at the control lanes while something is under way
 _IDLE_WATCH = 50e-3  # and while nothing is
+
+
+give_way: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))  # the core, to whoever waits for it
 
 
 class Backoff:
@@ -41,7 +45,7 @@ class Backoff:
         if moved:
             self._since = now
         elif now - self._since < _SPIN:
-            os.sched_yield() if hasattr(os, "sched_yield") else time.sleep(0)
+            give_way()
         else:
             time.sleep(min((now - self._since) / 8, _LONGEST_PAUSE))
 
@@ -93,6 +97,10 @@ class Engine:
         self._waiters -= 1
         if self._operations and not self._waiters:
             self._work.set()
+
+    def busy(self) -> bool:
+        """Whether any operation is under way."""
+        return bool(self._operations)
 
     def groups(self) -> list[Group]:
         """All groups that are still in use."""

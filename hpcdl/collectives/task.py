@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..arrays import Array
 from ..codecs import Codec
 from ..transport.base import Pending, Transport
 from .ops import Op
 from .pool import Pool
+
+if TYPE_CHECKING:
+    from .board import Board
 
 __all__ = ["Scale", "Task"]
 
@@ -41,5 +45,12 @@ class Task:
     residual: Array | None = None
     scale: Scale | None = None
     root: int = 0
+    board: Board | None = None  # of this rank's node, for arrays on the host where any node has several ranks
+    neighbours: Sequence[Array] | None = None  # `x` of each rank of this node, where it lies in shared memory on all of them
     bounds: list[int] | None = None  # chunk bounds, where the caller fixes them
     met: set[tuple[str, int]] = field(default_factory=set)  # directions and peers that have the header already
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """The number of the operation, and the fingerprint of the history up to it: what the header says."""
+        return int(self.header[0]), int(self.header[1])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable
 from typing import NamedTuple, Protocol
 
 from ..arrays import Array
+from .turns import Turns
 
-__all__ = ["NativeCalls", "Pending", "Placement", "Transport", "TransportFailure", "Truncated", "Turn"]
+__all__ = ["NativeCalls", "Pending", "Placement", "Transport", "TransportFailure", "Truncated", "Window", "renumber"]
 
 
 class TransportFailure(Exception):
@@ -40,30 +42,41 @@ class Placement(NamedTuple):
     node: int
     nodes: int
 
+    @classmethod
+    def of(cls, rank: int, nodes: tuple[int, ...]) -> Placement:
+        """The place of `rank`, where ``nodes[r]`` is the node of rank r."""
+        neighbours = [peer for peer, node in enumerate(nodes) if node == nodes[rank]]
+        return cls(neighbours.index(rank), len(neighbours), nodes[rank], len(set(nodes)))
 
-class Turn(Protocol):
-    """A place in the queue of a communicator's collective calls, which all ranks must make in the same order."""
 
-    passed: bool  # to be set once the holder has made its last call
+def renumber(names: Iterable[Hashable]) -> tuple[int, ...]:
+    """Names of nodes as numbers, in the order in which they come.
 
-    def done(self) -> bool:
-        """Whether all earlier holders have passed."""
+    >>> renumber(["b", "a", "b", "c"])
+    (0, 1, 0, 2)
+    """
+    numbers: dict[Hashable, int] = {}
+    return tuple(numbers.setdefault(name, len(numbers)) for name in names)
+
+
+class Window(Protocol):
+    """Memory of one node that all its ranks read and write."""
+
+    parts: tuple[Array, ...]  # of bytes, zero at first, aligned to pages: one part for each rank of the node, in rank order
+
+    def sync(self) -> None:
+        """Order memory: what was written before is seen by others before what is written after; the same for reads."""
         ...
 
-    source: int
-    nbytes: int
-
-    def cancel(self) -> None:
-        """Leave the queue."""
+    def close(self) -> Pending:
+        """Start to give the memory back; it goes once all ranks of the node have called this, unless one still holds an array in it."""
         ...
 
 
 class NativeCalls(Protocol):
     """The MPI library's own non-blocking collectives over the group, for host memory. Not counted by `Metered`."""
 
-    def take_turn(self) -> Turn:
-        """Queue up behind all who have done so before."""
-        ...
+    turns: Turns  # of those who call, since all ranks must call in the same order
 
     def iallreduce(self, x: Array, op: str) -> Pending:
         """Reduce `x` in place with the operation that MPI calls `op` (``SUM``, ``PROD``, ``BAND``, …)."""
@@ -80,6 +93,7 @@ class Transport(Protocol):
     rank: int
     size: int
     ranks: tuple[int, ...]  # world ranks of this group
+    nodes: tuple[int, ...]  # the node of each rank, numbered in the order of their first ranks
     tags: int  # valid tags are 0 … tags - 1
     threaded: bool  # whether several threads may use it at once
     native: NativeCalls | None  # where there is an MPI library below, and it may be given this group's host arrays
@@ -96,8 +110,9 @@ class Transport(Protocol):
         """A transport of its own tag space over `ranks` of this one. Called by its members only, by all of them; may block."""
         ...
 
-    def placement(self) -> Placement:
-        """Where this rank sits. Collective over the group; may block."""
+    def window(self, nbytes: int) -> Window | None:
+        """`nbytes` of memory for each rank, shared within its node; None, on every rank, where any node cannot have it or any rank
+        asks for 0 bytes. Collective over the group; may block."""
         ...
 
     def abort(self, code: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..arrays import Array
-from .base import Pending, Placement, Transport
+from .base import Pending, Transport, Window
 
 __all__ = ["Metered", "Traffic"]
 
@@ -25,6 +25,7 @@ class Metered:
         self.inner = inner
         self.traffic = traffic or Traffic()
         self.rank, self.size, self.ranks = inner.rank, inner.size, inner.ranks
+        self.nodes = inner.nodes
         self.tags, self.threaded = inner.tags, inner.threaded
         self.native = inner.native  # its calls are not counted
 
@@ -39,8 +40,8 @@ class Metered:
     def group(self, ranks: tuple[int, ...], tag: int) -> Transport:
         return Metered(self.inner.group(ranks, tag), self.traffic)
 
-    def placement(self) -> Placement:
-        return self.inner.placement()
+    def window(self, nbytes: int) -> Window | None:
+        return self.inner.window(nbytes)
 
     def abort(self, code: int) -> None:
         self.inner.abort(code)

@@ -16,7 +16,9 @@ from mpi4py import MPI
 
 from ..arrays import Array
 from ..launch.env import check_launcher
-from .base import NativeCalls, Pending, Placement, Transport, TransportFailure, Truncated, Turn
+from .base import NativeCalls, Pending, Transport, TransportFailure, Truncated, Window, renumber
+from .turns import Turns
+from .windows import allocate, nodes_of
 
 __all__ = ["MPITransport", "before_finalize", "give_up_receives", "library_version", "world"]
 
@@ -66,25 +68,6 @@ class _Message:
                 pass  # nothing left to give up
 
 
-class _Turn:
-    """One holder of a turn; see `Turn`."""
-
-    source = -1
-    nbytes = 0
-
-    def __init__(self, before: _Turn | None) -> None:
-        self.passed = False
-        self._before = before
-
-    def done(self) -> bool:
-        if self._before is not None and self._before.passed:
-            self._before = None
-        return self._before is None
-
-    def cancel(self) -> None:
-        self.passed = True
-
-
 class _Collective(_Message):
     """A request of a collective call, which cannot be cancelled (MPI 4.1, sec. 6.12)."""
 
@@ -99,11 +82,7 @@ class _NativeCalls:
 
     def __init__(self, comm: Any) -> None:
         self._comm = comm
-        self._last: _Turn | None = None
-
-    def take_turn(self) -> Turn:
-        self._last = _Turn(self._last)
-        return self._last
+        self.turns = Turns()
 
     def iallreduce(self, x: Array, op: str) -> Pending:
         try:
@@ -121,9 +100,10 @@ class _NativeCalls:
 class MPITransport:
     """Messages over one communicator of its own."""
 
-    def __init__(self, comm: Any) -> None:
+    def __init__(self, comm: Any, nodes: tuple[int, ...]) -> None:
         comm.Set_errhandler(MPI.ERRORS_RETURN)
         self._comm = comm
+        self.nodes = nodes
         self.native: NativeCalls | None = _NativeCalls(comm)
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
@@ -147,15 +127,11 @@ class MPITransport:
 
     def group(self, ranks: tuple[int, ...], tag: int) -> Transport:
         members = self._comm.Get_group().Incl(list(ranks))
-        return MPITransport(self._comm.Create_group(members, tag % self.tags))
+        nodes = renumber(self.nodes[rank] for rank in ranks)
+        return MPITransport(self._comm.Create_group(members, tag % self.tags), nodes)
 
-    def placement(self) -> Placement:
-        node = self._comm.Split_type(MPI.COMM_TYPE_SHARED, key=self.rank)
-        place = (node.Get_rank(), node.Get_size())
-        first = node.bcast(self.rank if node.Get_rank() == 0 else None)
-        node.Free()
-        leaders = sorted(set(self._comm.allgather(first)))
-        return Placement(*place, leaders.index(first), len(leaders))
+    def window(self, nbytes: int) -> Window | None:
+        return allocate(self._comm, self.nodes[self.rank], nbytes)
 
     def abort(self, code: int) -> None:
         sys.stdout.flush()
@@ -180,7 +156,8 @@ def world(comm: Any | None = None) -> MPITransport:
     comm = MPI.COMM_WORLD if comm is None else comm
     if not isinstance(comm, MPI.Intracomm):
         raise TypeError(f"comm must be an mpi4py intra-communicator, got {type(comm).__name__}")
-    return MPITransport(comm.Dup())
+    comm = comm.Dup()
+    return MPITransport(comm, nodes_of(comm))
 
 
 def give_up_receives() -> None:

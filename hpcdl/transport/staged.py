@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 from ..arrays import HOST, Array, Event, of
 from ..arrays.queue import queue_of
-from .base import NativeCalls, Pending, Placement, Transport
+from .base import NativeCalls, Pending, Transport, Window
 
 __all__ = ["Staged"]
 
@@ -71,6 +71,7 @@ class Staged:
     def __init__(self, inner: Transport) -> None:
         self.inner = inner
         self.rank, self.size, self.ranks = inner.rank, inner.size, inner.ranks
+        self.nodes = inner.nodes
         self.tags, self.threaded = inner.tags, inner.threaded
         self.native: NativeCalls | None = None
         self._waiting: list[_Send] = []
@@ -92,8 +93,8 @@ class Staged:
     def group(self, ranks: tuple[int, ...], tag: int) -> Transport:
         return Staged(self.inner.group(ranks, tag))
 
-    def placement(self) -> Placement:
-        return self.inner.placement()
+    def window(self, nbytes: int) -> Window | None:
+        return None  # of the host; device arrays have no place in it
 
     def abort(self, code: int) -> None:
         self.inner.abort(code)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..arrays import Array
-from .base import NativeCalls, Pending, Placement, Transport
+from .base import NativeCalls, Pending, Transport, Window, renumber
 
 __all__ = ["Subset"]
 
@@ -16,6 +16,7 @@ class Subset:
         self._members = members
         self.rank, self.size = members.index(inner.rank), len(members)
         self.ranks = tuple(inner.ranks[member] for member in members)
+        self.nodes = renumber(inner.nodes[member] for member in members)
         self.tags, self.threaded = inner.tags, inner.threaded
         self.native: NativeCalls | None = None
 
@@ -28,8 +29,8 @@ class Subset:
     def group(self, ranks: tuple[int, ...], tag: int) -> Transport:
         return self.inner.group(tuple(self._members[rank] for rank in ranks), tag)
 
-    def placement(self) -> Placement:
-        return self.inner.placement()
+    def window(self, nbytes: int) -> Window | None:
+        return None
 
     def abort(self, code: int) -> None:
         self.inner.abort(code)

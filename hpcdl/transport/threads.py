@@ -10,9 +10,12 @@ from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from ..arrays import HOST, Array, of
 from ..errors import InvalidArgument
-from .base import NativeCalls, Pending, Placement, Transport, TransportFailure, Truncated
+from .base import NativeCalls, Pending, Transport, TransportFailure, Truncated, Window, renumber
+from .turns import Turn
 
 __all__ = ["ThreadHub", "ThreadTransport"]
 
@@ -28,6 +31,7 @@ class ThreadHub:
         self.lock = threading.Lock()
         self.sends: dict[Key, deque[_Message]] = defaultdict(deque)
         self.receives: dict[Key, deque[_Message]] = defaultdict(deque)
+        self.windows: dict[Any, tuple[Array, ...]] = {}
         self.aborted: int | None = None
 
     def transport(self, rank: int) -> ThreadTransport:
@@ -70,6 +74,8 @@ class ThreadTransport:
         self.ranks = ranks
         self.size = len(ranks)
         self.rank = ranks.index(world_rank)
+        self.nodes = renumber(rank * hub.nodes // hub.size for rank in ranks)
+        self._windows = 0
         self._name = name
 
     def isend(self, buf: Array, peer: int, tag: int) -> Pending:
@@ -98,17 +104,33 @@ class ThreadTransport:
         world_ranks = tuple(self.ranks[r] for r in ranks)
         return ThreadTransport(self.hub, (self._name, tag, world_ranks), world_ranks, self.ranks[self.rank])
 
-    def placement(self) -> Placement:
-        node_of = [world_rank * self.hub.nodes // self.hub.size for world_rank in self.ranks]
-        mine, used = node_of[self.rank], sorted(set(node_of))
-        neighbours = [rank for rank, node in enumerate(node_of) if node == mine]
-        return Placement(neighbours.index(self.rank), len(neighbours), used.index(mine), len(used))
+    def window(self, nbytes: int) -> Window | None:
+        self._windows += 1
+        neighbours = [rank for rank, node in enumerate(self.nodes) if node == self.nodes[self.rank]]
+        key = (self._name, self._windows, tuple(neighbours))
+        with self.hub.lock:
+            parts = self.hub.windows.setdefault(key, tuple(np.zeros(nbytes, np.uint8) for _ in neighbours))
+        return _Window(parts)
 
     def abort(self, code: int) -> None:
         self.hub.aborted = code
 
     def close(self) -> None:
         pass
+
+
+class _Window:
+    """Memory of this process."""
+
+    def __init__(self, parts: tuple[Array, ...]) -> None:
+        self.parts = parts
+
+    def sync(self) -> None:
+        pass
+
+    def close(self) -> Pending:
+        self.parts = ()
+        return Turn(None)
 
 
 def _bytes(buf: Array) -> Array:

@@ -59,7 +59,7 @@ def test_every_op_and_dtype(ranks, n, op) -> None:
                 with pytest.raises(InvalidArgument, match=f"op '{op}' is not defined for"):
                     world.allreduce(np.ones(3, dtype), op=op)
                 continue
-            x = rng.integers(0, 2 if dtype.kind == 'b' else 5, 77).astype(dtype)
+            x = rng.integers(0, 2 if dtype.kind == "b" else 5, 77).astype(dtype)
             everyone = world.allgather(x[None].copy())
             for collective in COLLECTIVES:
                 got = world.allreduce(x, op=op, collective=collective, out=np.empty_like(x))

@@ -11,6 +11,7 @@ from hpcdl.collectives.collective import collectives
 
 LOSSY = [name for name in codecs if not by_name(name).exact]
 SIZE = 3000
+LOSES_NOTHING = ("shared-memory", "two-level")  # within a node
 
 
 @pytest.mark.parametrize("op", ["sum", "mean"])
@@ -29,7 +30,7 @@ def test_nothing_is_lost(ranks, collective, codec, op) -> None:
             applied = x.astype(np.float64) * (world.size if op == "mean" else 1)
             after = applied + world.allgather(residual[None]).astype(np.float64).sum(axis=0)
             assert np.abs(before - after).max() <= 3 * world.size * np.spacing(np.float32(np.abs(before).max() + 4))
-        assert np.abs(residual).max() > 0
+        assert (np.abs(residual).max() > 0) == (collective not in LOSES_NOTHING)
 
     ranks(3, body)
 
@@ -47,7 +48,7 @@ def test_sums_of_many_steps_do_not_drift(ranks, collective) -> None:
             for _ in range(steps):
                 total += world.allreduce(x, op="mean", codec="int8", collective=collective, out=np.empty_like(x), error_feedback=residual)
             errors.append(np.abs(total - exact).max())
-        assert errors[1] < errors[0] / 5
+        assert errors[1] < errors[0] / 5 or collective in LOSES_NOTHING
         assert errors[1] < 4 * np.abs(x).max() / 127
 
     ranks(4, body)
@@ -57,7 +58,7 @@ def test_float64(ranks) -> None:
     def body(world) -> None:
         x, residual = np.full(300, 1 / 3), np.zeros(300)
         before = 3 * x
-        world.allreduce(x, codec="fp16", error_feedback=residual)
+        world.allreduce(x, codec="fp16", collective="ring", error_feedback=residual)
         total = x + world.allgather(residual[None]).sum(axis=0)
         assert np.allclose(before, total, rtol=1e-7)
 
@@ -76,7 +77,7 @@ def test_short_floats(ranks) -> None:
 def test_no_weight_anywhere_keeps_the_residual_finite(ranks) -> None:
     def body(world) -> None:
         x, residual = np.ones(300, np.float32), np.full(300, 0.25, np.float32)
-        world.allreduce(x, op="mean", weight=0, codec="int8", error_feedback=residual)
+        world.allreduce(x, op="mean", weight=0, codec="int8", collective="ring", error_feedback=residual)
         assert (x == 0).all()
         assert np.isfinite(residual).all()
         assert np.allclose(world.allgather(residual[None]).sum(axis=0), 0.5)
@@ -103,8 +104,8 @@ def test_residuals_belong_to_parameters(ranks) -> None:
 
     def body(world) -> None:
         shapes = [(40, 7), (300,), (5,)]
-        first = hpcdl.Reducer(world, shapes, codec="int8", error_feedback=True, bucket_bytes=1 << 20)
-        second = hpcdl.Reducer(world, shapes, codec="int8", error_feedback=True, bucket_bytes=600)
+        first = hpcdl.Reducer(world, shapes, codec="int8", collective="ring", error_feedback=True, bucket_bytes=1 << 20)
+        second = hpcdl.Reducer(world, shapes, codec="int8", collective="ring", error_feedback=True, bucket_bytes=600)
         assert first.residuals is not None and second.residuals is not None
         rng = np.random.default_rng(world.rank)
         for i, view in enumerate(first.views):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hpcdl.codecs import by_name, codecs
-from hpcdl.transport.base import Truncated
+from hpcdl.transport.base import Placement, Truncated
 from hpcdl.transport.metered import Metered
 from hpcdl.transport.subset import Subset
 from hpcdl.transport.threads import ThreadHub
@@ -72,7 +72,7 @@ def test_metered_counts_and_subset_renumbers() -> None:
 
 def test_nodes_of_unequal_size() -> None:
     hub = ThreadHub(5, nodes=2)
-    places = [hub.transport(rank).placement() for rank in range(5)]
+    places = [Placement.of(rank, hub.transport(rank).nodes) for rank in range(5)]
     assert [(p.node, p.local_rank, p.local_size, p.nodes) for p in places] == [
         (0, 0, 3, 2),
         (0, 1, 3, 2),

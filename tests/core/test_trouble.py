@@ -30,9 +30,7 @@ DISAGREEMENTS = {
     "collective": lambda w: w.allreduce(np.ones(5000), collective="ring" if odd(w) else "direct"),
     "native beside a schedule": lambda w: w.allreduce(np.ones(5000), collective="native" if odd(w) else "ring"),
     "weight": lambda w: w.allreduce(np.ones(5), op="mean", weight=2.0 if odd(w) else None),
-    "error feedback": lambda w: w.allreduce(
-        np.ones(5), codec="int8", error_feedback=np.zeros(5) if odd(w) else None
-    ),
+    "error feedback": lambda w: w.allreduce(np.ones(5), codec="int8", error_feedback=np.zeros(5) if odd(w) else None),
     "root": lambda w: w.broadcast(np.ones(5), root=1 if odd(w) else 0),
     "kind": lambda w: w.barrier() if odd(w) else w.allreduce(np.ones(5)),
     "row length": lambda w: w.allgather(np.ones((2, 3 if odd(w) else 4))),
@@ -181,9 +179,9 @@ def test_long_names_fit_into_the_control_lane(ranks) -> None:
         name = "名" * 500
         for i in range(20):
             world.allreduce(np.ones(1), name=f"{name}{i}")
-        handles = [world.allreduce_async(np.ones(2 + odd(world)), name=f"{name}{i}") for i in range(30)]
-        with pytest.raises(Mismatch) as caught:
-            handles[0].wait()
+        with pytest.raises(Mismatch, match="operation 20") as caught:
+            for handle in [world.allreduce_async(np.ones(2 + odd(world)), name=f"{name}{i}") for i in range(30)]:
+                handle.wait()
         return str(caught.value)
 
     texts = ranks(3, body)

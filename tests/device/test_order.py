@@ -16,10 +16,10 @@ pytestmark = pytest.mark.parametrize("mode", ["deferred", "eager"], indirect=Tru
 @pytest.mark.parametrize("codec", ["none", "fp16"])
 def test_the_background_thread_keeps_to_the_stream_of_the_call(ranks, cupy, codec):
     def body(world):
-        expected = world.allreduce(gradient(world.rank, 3000), "mean", codec)
+        expected = world.allreduce(gradient(world.rank, 3000), "mean", codec, "ring")
         with own_stream(cupy, world):
             mine = up(cupy, gradient(world.rank, 3000))
-            handle = world.allreduce_async(mine, "mean", codec)
+            handle = world.allreduce_async(mine, "mean", codec, "ring")
         end = time.monotonic() + 20
         while not handle.finished and time.monotonic() < end:
             time.sleep(1e-3)  # the background thread alone goes on
@@ -36,14 +36,14 @@ def test_the_background_thread_keeps_to_the_stream_of_the_call(ranks, cupy, code
 
 def test_operations_on_two_streams_at_once(ranks, cupy):
     def body(world):
-        expected = [world.allreduce(gradient(world.rank + i, 2000), codec="int8") for i in range(4)]
+        expected = [world.allreduce(gradient(world.rank + i, 2000), codec="int8", collective="ring") for i in range(4)]
         with cupy.cuda.Device(world.rank):
             streams = [cupy.cuda.Stream(non_blocking=True) for _ in range(4)]
             arrays, handles = [], []
             for i, stream in enumerate(streams):
                 with stream:
                     arrays.append(up(cupy, gradient(world.rank + i, 2000)))
-                    handles.append(world.allreduce_async(arrays[-1], codec="int8"))
+                    handles.append(world.allreduce_async(arrays[-1], codec="int8", collective="ring"))
             for handle in reversed(handles):
                 handle.wait()
             for stream, array, wanted in zip(streams, arrays, expected, strict=True):

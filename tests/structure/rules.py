@@ -17,7 +17,7 @@ ORDER = (
 )
 # What is imported from outside, and the only places for it.
 PLACES = {
-    "mpi4py": ("transport.mpi", "launch"),
+    "mpi4py": ("transport.mpi", "transport.windows", "launch"),
     "cupy": ("arrays",),
     "cupyx": ("arrays",),
     "cupy_backends": ("arrays",),

@@ -1,0 +1,103 @@
+"""Where the ranks of one node meet in shared memory: they write, post, and read what the others have written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from ..arrays import Array
+from ..transport.base import Window
+from ..transport.turns import Turns
+from .execute import Disagreement
+
+__all__ = ["SLOT_BYTES", "Board", "board_bytes"]
+
+SLOT_BYTES = 1 << 20
+_LINE = 64  # bytes of a cache line
+_HEADERS = _LINE  # where the two headers begin, behind the counter
+_SLOTS = 4096  # where the two slots begin
+
+
+def board_bytes(slot_bytes: int = SLOT_BYTES) -> int:
+    """Size of one rank's part of a board's window."""
+    return _SLOTS + 2 * slot_bytes
+
+
+class Board:
+    """One rank's view of the board of its node.
+
+    All ranks take the same steps. In each, a rank writes into its slot, posts, and may read the others' slots once `Posted` is done. Two
+    slots, used in turn, are enough: a rank writes into one again only two steps later, when all have posted the step between, which each
+    does after it has read the first. An operation that uses the board holds a turn while it does.
+
+    Why counters: Python has no atomic operations. Each counter has one writer, is eight aligned bytes, and only grows.
+    """
+
+    def __init__(self, window: Window, rank: int, members: tuple[int, ...]) -> None:
+        self.rank, self.size = rank, len(window.parts)
+        self.members = members  # the ranks of the group that meet here
+        self.turns = Turns()
+        self.window = window
+        slot_bytes = (window.parts[0].nbytes - _SLOTS) // 2
+        self.slots = tuple([part[_SLOTS + side * slot_bytes :][:slot_bytes] for part in window.parts] for side in (0, 1))
+        self.slot_bytes = slot_bytes
+        self._headers = tuple([memoryview(part[_HEADERS + side * _LINE :][:16]).cast("q") for part in window.parts] for side in (0, 1))
+        counters = [memoryview(part[:8]).cast("q") for part in window.parts]
+        self._mine = counters[rank]
+        self._others = [(peer, counter) for peer, counter in enumerate(counters) if peer != rank]
+        self._step = 0
+
+    def slot(self, peer: int | None = None) -> Array:
+        """The slot of `peer` (this rank's own by default) in the present step, as bytes."""
+        return self.slots[self._step & 1][self.rank if peer is None else peer]
+
+    def write_header(self, number: int, history: int) -> None:
+        """Show in this step which operation this rank is in."""
+        mine = self._headers[self._step & 1][self.rank]
+        mine[0], mine[1] = number, history
+
+    def post(self) -> Posted:
+        """Tell the others that this rank's slot is written and the one before read. Ends with `next`."""
+        self.window.sync()
+        self._mine[0] = self._step + 1
+        self.window.sync()
+        return Posted(self, self._step + 1)
+
+    def next(self) -> None:
+        """Go on to the next step, once this one's reading is over."""
+        self._step += 1
+
+    def check(self, number: int, history: int) -> None:
+        """Raise Disagreement where a rank of this node has shown another header in this step."""
+        for peer, theirs in enumerate(self._headers[self._step & 1]):
+            if theirs[0] != number or theirs[1] != history:
+                raise Disagreement(self.members[peer], np.array(theirs))
+
+    def peers(self) -> Iterator[int]:
+        """The other ranks of the node."""
+        return (peer for peer, _ in self._others)
+
+
+class Posted:
+    """All ranks of the node have posted a step."""
+
+    source = -1
+    nbytes = 0
+
+    def __init__(self, board: Board, count: int) -> None:
+        self._sync: Callable[[], None] = board.window.sync
+        self._count = count
+        self._missing = board._others
+
+    def done(self) -> bool:
+        """Whether they have; what they wrote before is then there to read."""
+        while self._missing:
+            if self._missing[-1][1][0] < self._count:
+                return False
+            self._missing = self._missing[:-1]
+        self._sync()
+        return True
+
+    def cancel(self) -> None:
+        """Nothing to give up."""

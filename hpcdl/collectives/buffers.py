@@ -1,0 +1,85 @@
+"""Arrays in memory that the ranks of a node share, and how to recognise them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..arrays import Array
+from ..transport.base import Placement, Transport, Window
+from .board import Board, board_bytes
+from .progress import Backoff, Engine
+
+__all__ = ["Buffers"]
+
+
+_GRACE = 5.0  # seconds that ranks get to say that they no longer use their memory
+
+
+class Buffers:
+    """The shared memory of one group. Everything here is collective over the group, and may block, unless it says otherwise.
+
+    ``HPCDL_SHARED_MEMORY=0`` on any rank: no rank uses shared memory.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._place = Placement.of(transport.rank, transport.nodes)
+        self._neighbours = tuple(rank for rank, node in enumerate(transport.nodes) if node == self._place.node)
+        self._windows: list[Window] = []
+        self._wanted = os.environ.get("HPCDL_SHARED_MEMORY", "1") != "0"
+        self._shares = len(set(transport.nodes)) < transport.size
+        self._begins: list[tuple[int, int]] = []  # address and size of this rank's part of each window handed out
+        window = self._window(board_bytes())
+        #: Of this rank's node; None where no node has several ranks, or shared memory.
+        self.board = None if window is None else Board(window, self._place.local_rank, self._neighbours)
+
+    def allocate(self, nbytes: int) -> Array:
+        """`nbytes` of zeros, aligned to a cache line at least."""
+        window = self._window(nbytes) if self.board is not None else None
+        if window is None:
+            return np.zeros(nbytes, np.uint8)
+        mine: Array = window.parts[self._place.local_rank]
+        self._windows.append(window)
+        self._begins.append((_address(mine), nbytes))
+        return mine
+
+    def find(self, x: Array) -> tuple[str, list[Array] | None]:
+        """If `x` lies in a buffer: where, as all ranks say alike, and the same array of each rank of the node. Not collective."""
+        if not self._begins or not x.nbytes:
+            return "", None
+        address = _address(x)
+        for number, (begin, nbytes) in enumerate(self._begins):
+            if begin <= address < begin + nbytes:
+                offset = address - begin
+                parts = self._windows[number].parts
+                return f"at {offset} of buffer {number}", [part[offset : offset + x.nbytes].view(x.dtype) for part in parts]
+        return "", None
+
+    def close(self, engine: Engine, wanted: Callable[[], bool]) -> None:
+        """Give it all back, but for what somebody still holds, as soon as all ranks of the node do so.
+
+        Lets `engine` go on meanwhile; gives up after some seconds, or where it is no longer `wanted`.
+        """
+        windows, self._windows = self._windows, []
+        if self.board is not None:
+            windows.append(self.board.window)
+            self.board = None
+        with engine.locked():
+            closing = [window.close() for window in windows]
+        backoff, end = Backoff(), time.monotonic() + _GRACE
+        while closing and wanted() and time.monotonic() < end:
+            backoff.pause(engine.poll())
+            with engine.locked():
+                closing = [pending for pending in closing if not pending.done()]
+
+    def _window(self, nbytes: int) -> Window | None:
+        return self._transport.window(nbytes if self._wanted else 0) if self._shares else None
+
+
+def _address(x: Array) -> Any:
+    return x.__array_interface__["data"][0]

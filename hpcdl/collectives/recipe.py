@@ -1,0 +1,91 @@
+"""What a call of all-reduce amounts to, worked out once for all calls that are alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..arrays import HOST, Array, accumulator, dtype_of, of
+from ..codecs import Codec
+from ..codecs import by_name as codec_by_name
+from .checks import check_codec
+from .collective import check_name
+from .group import Group
+from .operation import Signature
+from .ops import Op
+from .ops import by_name as op_by_name
+from .plan import choose
+from .shared_memory import fits_one_step
+
+__all__ = ["Recipe", "recipe_for"]
+
+_MOST = 1024  # kinds of calls remembered by a group
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that follows from the arguments of a call but the numbers in its array."""
+
+    op: Op
+    codec: Codec
+    collective: str
+    work_dtype: np.dtype[Any]  # in which it is reduced
+    signature: Signature
+    fingerprint: int
+    factor: Any  # of an unweighted mean, in `work_dtype`; None otherwise
+    short: bool  # small enough to be reduced in one step through shared memory
+
+
+def recipe_for(
+    group: Group,
+    x: Array,
+    op: Op | str,
+    codec: Codec | str | None,
+    collective: str,
+    weighted: bool = False,
+    feedback: bool = False,
+    place: str = "",
+    name: str = "",
+) -> Recipe:
+    """The recipe for an array like `x`, which lies at `place` in a buffer. Raises InvalidArgument for what cannot be."""
+    key: tuple[Any, ...] = (type(x), x.dtype, x.shape, op, codec, collective, weighted, feedback, place, name)
+    try:
+        found: Recipe | None = group.recipes.get(key)
+    except TypeError:  # an argument that cannot be hashed; what is wrong with it is told below
+        key, found = (), None
+    if found is None:
+        found = _work_out(group, x, op, codec, collective, weighted, feedback, place, name)
+        if len(group.recipes) >= _MOST:
+            group.recipes.clear()
+        group.recipes[key] = found
+    return found
+
+
+def _work_out(
+    group: Group, x: Array, op: Op | str, codec: Codec | str | None, collective: str, weighted: bool, feedback: bool, place: str, name: str
+) -> Recipe:
+    op, codec = op_by_name(op), codec_by_name(codec)
+    check_name(collective)
+    dtype = dtype_of(x.dtype)
+    op.check(dtype)
+    check_codec(group, codec, dtype)
+    work_dtype = accumulator(dtype)
+    board = group.buffers.board if of(x) is HOST else None
+    if board is None and collective in ("shared-memory", "two-level"):
+        collective = "ring"  # as these do without shared memory; named, so that ranks that have it notice
+    if collective == "auto":
+        collective = choose(x.size * work_dtype.itemsize, codec, group.carrier(of(x)), board is not None)
+    extra = ", ".join(filter(None, ("weighted" if weighted else "", "error feedback" if feedback else "", place)))
+    signature = Signature("allreduce", op.name, dtype, x.shape, codec.name, collective, extra, name)
+    return Recipe(
+        op,
+        codec,
+        collective,
+        work_dtype,
+        signature,
+        signature.fingerprint(),
+        work_dtype.type(1 / group.transport.size) if op.averages and not weighted else None,
+        collective == "shared-memory" and board is not None and fits_one_step(board, x.size * work_dtype.itemsize),
+    )

@@ -1,0 +1,198 @@
+"""All-reduce inside a node: ranks reduce straight out of each other's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+
+from ..arrays import HOST, Array
+from .board import Board, Posted
+from .execute import Body
+from .layout import pieces, split_blocks
+from .ops import Op
+from .task import Task
+
+__all__ = ["SharedMemory", "fits_one_step", "one_step", "slices", "sweep"]
+
+_LINE_BYTES = 64  # of a cache line
+_ALIGN = 64  # elements: slices begin at whole cache lines
+_BLOCK_BYTES = 1 << 17  # reduced at a time, so that what is read stays in the cache until it is written
+_BREATH = 8  # blocks before other operations have their turn
+_SMALL_BYTES = 1 << 16  # of all ranks together: below, one step and everybody reads everything
+
+
+class _Otherwise(Protocol):
+    def allreduce(self, task: Task) -> Body: ...
+
+
+class SharedMemory:
+    """Each rank reduces its slice of the array over all ranks, and writes it into everybody's.
+
+    For arrays in shared memory (`World.buffer`, and the reducer's buckets) each rank reads n elements and writes n elements, in place, and
+    meets the others twice. Other arrays pass through the board's slots, 2n(p-1)/p elements copied more, meeting once a slot. Small ones
+    are read whole by everybody and reduced in rank order, meeting once. Nothing is encoded: codecs are accepted and lose nothing, and a
+    residual is added whole. Where not all ranks share a node, or arrays are on a device, it goes `otherwise`.
+    """
+
+    name = "shared-memory"
+
+    def __init__(self, otherwise: _Otherwise) -> None:
+        self._otherwise = otherwise
+
+    def allreduce(self, task: Task) -> Body:
+        board = task.board
+        if board is None or board.size < task.transport.size:
+            yield from self._otherwise.allreduce(task)
+            return
+        turn = board.turns.take()
+        if not turn.done():
+            yield turn
+        settle(task)
+        if fits_one_step(board, task.x.nbytes):
+            yield from one_step(board, task.x, task.op, *task.identity)
+            if task.scale is not None:
+                if not task.scale.done():
+                    yield task.scale
+                task.x *= task.x.dtype.type(task.scale.value)
+        else:
+            yield from sweep(task, board, slices(task.x.size, board.size, board.size), reduce=True, gather=True)
+        turn.passed = True
+
+
+def slices(n: int, parts: int, ranks: int) -> list[int]:
+    """Bounds of each rank's slice of `n` elements: `parts` ranks share them, the rest have none.
+
+    >>> slices(100, 2, 3)
+    [0, 64, 100, 100]
+    """
+    return [*split_blocks(n, parts, _ALIGN), *[n] * (ranks - parts)]
+
+
+def settle(task: Task) -> None:
+    """Add the residual, all of it: nothing will be lost here."""
+    if task.residual is not None:
+        task.x += task.residual
+        task.residual[:] = 0
+
+
+def sweep(task: Task, board: Board, bounds: list[int], reduce: bool, gather: bool) -> Body:
+    """Over the ranks of this node: `reduce` everyone's arrays into each rank's own slice, `gather` everyone's slices into all arrays.
+
+    With both, results are final: they are scaled in between.
+    """
+    if reduce and gather and task.scale is not None and not task.scale.done():
+        yield task.scale
+    yield from (_through_slots if task.neighbours is None else _in_place)(task, board, bounds, reduce, gather)
+
+
+def _meet(task: Task, board: Board) -> Body:
+    """Post, wait for the others, and see that all are in the same operation."""
+    number, history = task.identity
+    board.write_header(number, history)
+    posted = board.post()
+    if not posted.done():
+        yield posted
+    board.check(number, history)
+
+
+def fits_one_step(board: Board, nbytes: int) -> bool:
+    """Whether an array of `nbytes` is so small that everybody reads everything."""
+    return nbytes * board.size <= _SMALL_BYTES
+
+
+def one_step(board: Board, x: Array, op: Op, number: int, history: int) -> Generator[Posted, None, None]:
+    """Everybody writes all of `x`, and reads everybody's, in rank order. Yields once."""
+    n = x.nbytes
+    board.slot()[:n] = x.reshape(-1).view("u1")
+    board.write_header(number, history)
+    yield board.post()
+    board.check(number, history)
+    slots = [board.slot(peer)[:n].view(x.dtype).reshape(x.shape) for peer in range(board.size)]
+    combine = getattr(np, op.ufunc)
+    if board.size == 1:
+        x[...] = slots[0]
+    else:
+        combine(slots[0], slots[1], out=x)
+    for slot in slots[2:]:
+        combine(x, slot, out=x)
+    board.next()
+
+
+def _in_place(task: Task, board: Board, bounds: list[int], reduce: bool, gather: bool) -> Body:
+    """Arrays that all lie in shared memory: block by block, so that a block is still in the cache when its result is written."""
+    x, others = task.x, [task.neighbours[peer] for peer in board.peers()] if task.neighbours else []
+    scale = x.dtype.type(task.scale.value) if reduce and gather and task.scale is not None else None
+    if reduce:
+        yield from _meet(task, board)
+        board.next()
+    for number, (begin, end) in enumerate(pieces(bounds[board.rank], bounds[board.rank + 1], _BLOCK_BYTES // x.itemsize)):
+        if number % _BREATH == _BREATH - 1:
+            yield Breath()
+        block = x[begin:end]
+        if reduce:
+            for other in others:
+                task.op.combine(HOST, block, other[begin:end])
+        if scale is not None:
+            block *= scale
+        if gather:
+            for other in others:
+                other[begin:end] = block
+    if gather:
+        yield from _meet(task, board)
+        board.next()
+
+
+def _through_slots(task: Task, board: Board, bounds: list[int], reduce: bool, gather: bool) -> Body:
+    """Arrays of the ranks' own: piece by piece of all slices at once, results one step behind what they are made from."""
+    x, me, everybody = task.x, board.rank, range(board.size)
+    scale = x.dtype.type(task.scale.value) if reduce and gather and task.scale is not None else None
+    length = board.slot_bytes // (board.size * reduce + gather) // _LINE_BYTES * _LINE_BYTES // x.itemsize
+    lag = 1 if reduce and gather else 0
+    rounds = -(-max(hi - lo for lo, hi in pairwise(bounds)) // length)
+
+    def piece(array: Array, owner: int, number: int) -> Array:
+        lo, hi = bounds[owner], bounds[owner + 1]
+        return array[min(hi, lo + number * length) : min(hi, lo + (number + 1) * length)] if number >= 0 else array[:0]
+
+    def part(peer: int, index: int, n: int) -> Array:
+        begin = index * length
+        return board.slot(peer).view(x.dtype)[begin : begin + n]
+
+    for number in range(rounds + lag):
+        if reduce:
+            for owner in everybody:
+                if owner != me and (mine := piece(x, owner, number)).size:
+                    part(me, owner, mine.size)[:] = mine
+        if gather and (result := piece(x, me, number - lag)).size:
+            part(me, board.size * reduce, result.size)[:] = result
+        yield from _meet(task, board)
+        if reduce and (target := piece(x, me, number)).size:
+            for peer in board.peers():
+                task.op.combine(HOST, target, part(peer, me, target.size))
+            if scale is not None:
+                target *= scale
+        if gather:
+            for peer in board.peers():
+                if (target := piece(x, peer, number - lag)).size:
+                    target[:] = part(peer, board.size * reduce, target.size)
+        board.next()
+
+
+class Breath:
+    """Nothing to wait for: lets other operations, and the user's thread, have their turn in the middle of long work."""
+
+    source = -1
+    nbytes = 0
+
+    def __init__(self) -> None:
+        self._taken = False
+
+    def done(self) -> bool:
+        taken, self._taken = self._taken, True
+        return taken
+
+    def cancel(self) -> None:
+        """Nothing to give up."""

@@ -1,0 +1,111 @@
+"""Memory that the ranks of a node share, through MPI; and which ranks are on which node. Used by `mpi` only."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from ..arrays import Array
+from .base import Pending, Window, renumber
+
+__all__ = ["allocate", "nodes_of"]
+
+_FOLDER = "/dev/shm"  # where MPI libraries on Linux keep such memory
+_SPARE = 16 << 20  # bytes to leave there: a page that is touched where none is left ends the process (SIGBUS)
+
+
+def nodes_of(comm: Any) -> tuple[int, ...]:
+    """The node of each rank of `comm`, numbered in the order of their first ranks. Collective.
+
+    ``HPCDL_NODES=k`` (rank 0's environment) makes k equal runs of ranks behave as if each were a node: to try on one machine what is
+    meant for several.
+    """
+    pretended = comm.bcast(os.environ.get("HPCDL_NODES", ""))
+    if pretended.isdigit() and int(pretended):
+        return renumber(rank * int(pretended) // comm.Get_size() for rank in range(comm.Get_size()))
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED, key=comm.Get_rank())
+    first = node.bcast(comm.Get_rank())
+    node.Free()
+    return renumber(comm.allgather(first))
+
+
+class _Memory:
+    """One rank's part, as NumPy sees it. Arrays made from it keep it alive, which tells whether the window may go."""
+
+    def __init__(self, address: int, nbytes: int) -> None:
+        self.__array_interface__ = {"data": (address, False), "shape": (nbytes,), "typestr": "|u1", "version": 3}
+
+
+class _Window:
+    """One window of MPI."""
+
+    def __init__(self, comm: Any, win: Any, nbytes: int) -> None:
+        self._comm, self._win = comm, win
+        win.Lock_all(MPI.MODE_NOCHECK)  # the epoch in which Sync may be called (MPI 4.1, sec. 12.5.3)
+        memories = [_Memory(win.Shared_query(rank)[0].address, nbytes) for rank in range(comm.Get_size())]
+        self._held = [weakref.ref(memory) for memory in memories]
+        self.parts: tuple[Array, ...] = tuple(np.asarray(memory) for memory in memories)
+        self.parts[comm.Get_rank()][:] = 0  # touched while there is room for it; by its owner, so that it lies in memory near to it
+        self.sync = win.Sync
+        comm.Barrier()
+
+    def close(self) -> Pending:
+        self.parts = ()
+        return _Closing(self._comm, self._win, any(held() is not None for held in self._held))
+
+
+class _Closing:
+    """The ranks of a node agree that nobody uses a window any more.
+
+    Why not just Win.Free: it waits for the other ranks, and one that is in trouble needs an answer first.
+    """
+
+    source = -1
+    nbytes = 0
+
+    def __init__(self, comm: Any, win: Any, in_use: bool) -> None:
+        self._comm, self._win = comm, win
+        self._users = np.array([in_use], np.int32)
+        self._asked = comm.Iallreduce(MPI.IN_PLACE, self._users, MPI.SUM)
+
+    def done(self) -> bool:
+        if self._asked is None:
+            return True
+        if not self._asked.Test():
+            return False
+        self._asked = None
+        if not self._users[0]:
+            self._win.Unlock_all()
+            self._win.Free()
+            self._comm.Free()
+        return True
+
+    def cancel(self) -> None:
+        """Nothing to give up: a collective call cannot be cancelled (MPI 4.1, sec. 6.12)."""
+
+
+def allocate(comm: Any, node: int, nbytes: int) -> Window | None:
+    """See `Transport.window`. `node` is the number of this rank's node."""
+    neighbours = comm.Split(node, comm.Get_rank())
+    size = neighbours.Get_size()
+    if not comm.allreduce(nbytes > 0 and _room() > size * nbytes + _SPARE, MPI.LAND):
+        neighbours.Free()
+        return None
+    info = MPI.Info.Create()
+    info.Set("alloc_shared_noncontig", "true")
+    win = MPI.Win.Allocate_shared(nbytes, 1, info, neighbours)
+    info.Free()
+    return _Window(neighbours, win, nbytes)  # MPI may give more than was asked for
+
+
+def _room() -> float:
+    """Bytes that shared memory may still grow by, as far as can be told."""
+    try:
+        found = os.statvfs(_FOLDER)
+    except OSError:
+        return float("inf")
+    return float(found.f_bavail * found.f_frsize)
