@@ -68,6 +68,35 @@ class _Message:
                 pass  # nothing left to give up
 
 
+class _FromAnybody:
+    """A receive from any rank, posted once a message is there.
+
+    Why: MPICH 5 over several hosts loses receives that are posted with MPI_ANY_SOURCE (the message is matched, and never completed).
+    """
+
+    def __init__(self, comm: Any, buf: Array, tag: int) -> None:
+        self._comm, self._buf, self._tag = comm, buf, tag
+        self._receive: _Message | None = None
+        self.source, self.nbytes = -1, 0
+
+    def done(self) -> bool:
+        if self._receive is None:
+            try:
+                message = self._comm.Improbe(MPI.ANY_SOURCE, self._tag)
+                if message is None:
+                    return False
+                self._receive = _Message(message.Irecv([self._buf, self._buf.nbytes, MPI.BYTE]), self._buf, MPI.Status())
+            except MPI.Exception as error:
+                raise _failure(error) from error
+        finished = self._receive.done()
+        self.source, self.nbytes = self._receive.source, self._receive.nbytes
+        return finished
+
+    def cancel(self) -> None:
+        if self._receive is not None:
+            self._receive.cancel()
+
+
 class _Collective(_Message):
     """A request of a collective call, which cannot be cancelled (MPI 4.1, sec. 6.12)."""
 
@@ -119,9 +148,10 @@ class MPITransport:
             raise _failure(error) from error
 
     def irecv(self, buf: Array, peer: int | None, tag: int) -> Pending:
-        source = MPI.ANY_SOURCE if peer is None else peer
+        if peer is None:
+            return _FromAnybody(self._comm, buf, tag)
         try:
-            return _Message(self._comm.Irecv([buf, buf.nbytes, MPI.BYTE], source, tag), buf, MPI.Status())
+            return _Message(self._comm.Irecv([buf, buf.nbytes, MPI.BYTE], peer, tag), buf, MPI.Status())
         except MPI.Exception as error:
             raise _failure(error) from error
 
