@@ -98,5 +98,5 @@ def _show(rows: Iterable[Row], healthy: bool) -> None:
 
 
 def _width() -> dict[str, Any]:
-    """No terminal, no wrapping: a log or a grep wants whole lines."""
-    return {} if sys.stdout.isatty() else {"width": 400}
+    """No terminal, no wrapping: a log or a grep wants whole lines. A rank's terminal is the launcher's, and says nothing of the user's."""
+    return {} if sys.stdout.isatty() and place() is None else {"width": 400, "force_terminal": False}

@@ -30,9 +30,8 @@ def measure(here: Place) -> list[Row]:
         names, ends = list(nodes)[:2], list(nodes.values())[:2]
         latency, bandwidth = _ping_pong(comm, ends, 8, 1000), _ping_pong(comm, ends, _LARGE, 50)
         if comm.rank == 0:
-            rows.append(
-                Row(TOPIC, f"{names[0]} - {names[1]}", f"latency {latency * 1e6:.1f} us, bandwidth {_LARGE / bandwidth / 1e9:.2f} GB/s")
-            )
+            found = f"latency {latency * 1e6:.1f} us, bandwidth {_LARGE / bandwidth / 1e6:,.1f} MB/s"
+            rows.append(Row(TOPIC, f"{names[0]} - {names[1]}", found))
     comm.Barrier()
     MPI.Finalize()
     return rows

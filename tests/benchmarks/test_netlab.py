@@ -1,0 +1,177 @@
+"""The lab of hosts on one machine: real placement, a real rate limit, nothing left behind."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from harness.environment import for_children
+
+import hpcdl
+
+pytestmark = pytest.mark.outer
+
+NETLAB = Path(__file__).parents[2] / "benchmarks" / "netlab"
+TEMPORARY = Path(tempfile.gettempdir())
+CHECKOUT = str(Path(hpcdl.__file__).parents[1])
+
+PROGRAM = """
+import json, socket, sys, time
+import numpy as np
+import hpcdl
+
+world = hpcdl.init()
+x = np.full(1 << 20, world.rank + 1, np.float32)
+world.broadcast(np.zeros(1 << 20, np.float32))  # opens connections
+world.barrier()
+begin = time.perf_counter()
+world.allreduce(x, collective="ring")
+world.barrier()
+mine = [world.node, world.nodes, world.local_size, socket.gethostname(), float(x[-1]), time.perf_counter() - begin]
+rows = world.allgather(np.array([json.dumps(mine)], "S200"))
+if world.rank == 0:
+    open(sys.argv[1], "w").write(json.dumps([json.loads(row) for row in rows.tolist()]))
+"""
+
+
+def lab_module():
+    spec = importlib.util.spec_from_file_location("netlab_lab", NETLAB / "lab.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def reason():
+    return lab_module().why_not()
+
+
+@pytest.fixture
+def traces(require, reason):
+    """Skips where no lab can be built. Afterwards interfaces and mounts are as before, and neither process nor folder is left."""
+    require("netlab", reason)
+
+    def here():
+        return sorted(os.listdir("/sys/class/net")), Path("/proc/mounts").read_text()
+
+    before = here()
+    yield
+    assert here() == before
+    assert not running("netlab-test-") and not running("netlab-run-")
+    assert not list(TEMPORARY.glob("netlab-test-*"))
+
+
+def running(text):
+    """Processes with `text` in their command line; several words are its beginning."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode()
+            if line.startswith(text) if " " in text else text in line:
+                found.append(path.parent.name)
+        except OSError:
+            continue
+    return found
+
+
+def environment():
+    return {**for_children(), "PYTHONPATH": os.pathsep.join(filter(None, [CHECKOUT, os.environ.get("PYTHONPATH")]))}
+
+
+def netlab(*words, **options):
+    command = [sys.executable, str(NETLAB), *map(str, words)]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=100, env=environment(), **options)
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("hosts", "each"), [(2, 2), (3, 1)])
+def test_ranks_are_placed_and_the_rate_is_real(traces, require, tmp_path, hosts, each):
+    require("mpi")
+    program, out = tmp_path / "program.py", tmp_path / "out.json"
+    program.write_text(PROGRAM)
+    done = netlab("run", "--hosts", hosts, "--ranks", each, "--rate", "100mbit", program, out)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(out.read_text())
+    places = [row[:4] for row in rows]
+    assert places == [[node, hosts, each, f"h{node + 1}"] for node in range(hosts) for _ in range(each)]
+    total = hosts * each
+    assert {row[4] for row in rows} == {total * (total + 1) / 2}
+    assert min(row[5] for row in rows) > 0.8 * 2 * (total - 1) / total * (4 << 20) * 8 / 100e6  # seconds; no more may go through
+
+
+def test_two_labs_side_by_side_stay_until_they_are_taken_down(traces):
+    for name in ("test-a", "test-b"):
+        done = netlab("up", name, "--hosts", 2)
+        assert done.returncode == 0 and "2 hosts" in done.stdout, done.stderr
+    again = netlab("up", "test-a")
+    assert again.returncode == 2 and "lab 'test-a' is up already" in again.stderr
+    assert netlab("on", "test-a", "h2", "hostname").stdout == "h2\n"
+    assert "10.77.0.2/24" in netlab("on", "test-b", "h2", "ip address show eth0").stdout
+    assert netlab("on", "test-b", "h1", "ls /sys/class/net").stdout.split() == ["eth0", "lo"]
+    assert "no host h3 in this lab; known: h1 h2" in netlab("on", "test-b", "h3", "true").stderr
+    for name in ("test-a", "test-b"):
+        assert netlab("down", name).returncode == 0
+    gone = netlab("down", "test-a")
+    assert gone.returncode == 2 and "no lab 'test-a'" in gone.stderr
+
+
+def test_a_crashed_keeper_takes_its_hosts_with_it(traces):
+    assert netlab("up", "test-c", "--hosts", 2).returncode == 0
+    sleeper = subprocess.Popen([sys.executable, NETLAB, "on", "test-c", "h2", "sleep", "77.7"], env=environment())
+    wait_for(lambda: running("sleep 77.7"))
+    os.kill(int((TEMPORARY / "netlab-test-c" / "keeper").read_text()), signal.SIGKILL)
+    assert sleeper.wait(30) != 0
+    wait_for(lambda: not running("netlab-test-c"))
+    assert "had crashed" in netlab("on", "test-c", "h1", "true").stderr
+    assert netlab("up", "test-c", "--hosts", 1).returncode == 0
+    assert netlab("down", "test-c").returncode == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_run_and_the_lab(traces, number, code):
+    command = [sys.executable, NETLAB, "run", "--hosts", "1", "--plain", "--", "sh", "-c", "sleep 88.8; true"]
+    run = subprocess.Popen(command, env=environment(), start_new_session=True)
+    wait_for(lambda: running("sleep 88.8"))
+    os.kill(run.pid, number)
+    assert run.wait(30) == code
+    assert not running("sleep 88.8")
+
+
+def test_plain_command_and_its_exit_code(traces):
+    done = netlab("run", "--hosts", 3, "--rate", "", "--plain", "--", "sh", "-c", "echo $NETLAB_HOSTS; hostname; exit 7")
+    assert done.returncode == 7 and done.stdout == "h1 h2 h3\nh1\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run"], "no command given"),
+        (["run", "--rate", "fast", "true"], "rate 'fast': give a number above 0 and a unit"),
+        (["run", "--hosts", "0", "true"], "0 hosts: give 1 to 64"),
+        (["up", "UP/"], "lab name 'UP/'"),
+        (["down", "test-none"], "no lab 'test-none'"),
+    ],
+)
+def test_bad_words(words, said):
+    done = netlab(*words)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_what_is_missing_is_named(monkeypatch):
+    if os.geteuid() == 0:
+        monkeypatch.setenv("PATH", "/nowhere")
+        assert "not on the path: ip, tc, unshare, nsenter. Cure: install iproute2 util-linux" in lab_module().why_not()
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert "needs Linux and root" in lab_module().why_not()
