@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from ..arrays import Array, Arrays, of
-from .layout import CODED_PIECE_BYTES, pieces
+from ..codecs import BLOCK
+from .layout import pieces
+from .pool import Scratch
 from .task import Task
 
 __all__ = ["CodedChunks", "forget_non_finite"]
@@ -20,54 +22,66 @@ class CodedChunks:
     Why: a residual kept at the input alone misses the errors of every later hop.
     """
 
+    lends = False
+
     def __init__(self, task: Task, bounds: list[int]) -> None:
         self._task, self._bounds = task, bounds
         self._library = of(task.x)
-        self._length = CODED_PIECE_BYTES // 4
-        self._wires: dict[int, list[Array]] = {}  # final chunk -> its pieces' wires
+        self._length = max(BLOCK, task.piece_bytes // 4 // BLOCK * BLOCK)
+        self._scratch = Scratch(task.pool)
+        self._wires: dict[int, Array] = {}  # first element of a final piece -> its wire
         widest = min(self._length, max((bounds[c + 1] - bounds[c] for c in range(len(bounds) - 1)), default=0))
         self._decoded = task.pool.take(4 * widest).view("f4")
         self._narrow = task.pool.take(4 * widest).view("f4") if task.x.itemsize != 4 else None
 
     def release(self) -> None:
         """Give the scratch memory back, once nothing is under way."""
-        for buf in (self._decoded, self._narrow, *(wire for wires in self._wires.values() for wire in wires)):
+        for buf in (self._decoded, self._narrow, *self._wires.values()):
             if buf is not None:
                 self._task.pool.give(buf.view("u1"))
+        self._scratch.release()
 
-    def outgoing(self, lo: int, hi: int, final: bool, borrow: Callable[[int], Array]) -> Iterator[Array]:
-        """The wires of chunks [lo, hi), in order; each is made when it is asked for."""
+    def pieces(self, lo: int, hi: int) -> Iterator[tuple[int, int]]:
+        """Each chunk is cut by itself, so that every rank sees the same pieces."""
         for chunk in range(lo, hi):
-            if not final:
-                for begin, end in self._pieces(chunk):
-                    wire = borrow(self._task.codec.nbytes(end - begin))
-                    self._encode(begin, end, wire, final=False)
-                    yield wire
-            elif chunk in self._wires:
-                yield from self._wires[chunk]
-            else:
-                self._wires[chunk] = []
-                for begin, end in self._pieces(chunk):
-                    wire = self._task.pool.take(self._task.codec.nbytes(end - begin))
-                    self._wires[chunk].append(wire)
-                    self._encode(begin, end, wire, final=True)
-                    yield wire
+            yield from pieces(self._bounds[chunk], self._bounds[chunk + 1], self._length)
 
-    def incoming(self, lo: int, hi: int, reduce: bool, borrow: Callable[[int], Array]) -> Iterator[tuple[Array, Callable[[], None]]]:
-        """Where to receive the wires of chunks [lo, hi), and what to do with each when it is there."""
-        for chunk in range(lo, hi):
-            kept = [] if reduce else self._wires.setdefault(chunk, [])
-            for begin, end in self._pieces(chunk):
-                nbytes = self._task.codec.nbytes(end - begin)
-                if reduce:
-                    wire, use = borrow(nbytes), self._add
-                else:
-                    wire, use = self._task.pool.take(nbytes), self._replace
-                    kept.append(wire)
-                yield wire, lambda use=use, begin=begin, end=end, wire=wire: use(begin, end, wire)  # type: ignore[misc]
+    def expect(self, lo: int, hi: int) -> None:
+        """Chunks [lo, hi) will come scaled and encoded."""
 
-    def _pieces(self, chunk: int) -> Iterator[tuple[int, int]]:
-        return pieces(self._bounds[chunk], self._bounds[chunk + 1], self._length)
+    def wire(self, piece: tuple[int, int], final: bool) -> Array:
+        """The piece, encoded; a final one, encoded here or by another rank, but once."""
+        begin, end = piece
+        if final and begin in self._wires:
+            return self._wires[begin]
+        nbytes = self._task.codec.nbytes(end - begin)
+        if final:
+            wire = self._wires[begin] = self._task.pool.take(nbytes)
+        else:
+            wire = self._scratch.take(nbytes)
+        self._encode(begin, end, wire, final)
+        return wire
+
+    def sent(self, wire: Array, final: bool) -> None:
+        """A final wire may go to others too; another one is used again."""
+        if not final:
+            self._scratch.give(wire)
+
+    def landing(self, piece: tuple[int, int], reduce: bool) -> Array:
+        """Memory for a wire; a final one is kept, to be forwarded."""
+        nbytes = self._task.codec.nbytes(piece[1] - piece[0])
+        if reduce:
+            return self._scratch.take(nbytes)
+        wire = self._wires[piece[0]] = self._task.pool.take(nbytes)
+        return wire
+
+    def use(self, piece: tuple[int, int], wire: Array, reduce: bool) -> None:
+        """Decode what has come, and add it or keep it."""
+        if reduce:
+            self._add(*piece, wire)
+            self._scratch.give(wire)
+        else:
+            self._replace(*piece, wire)
 
     def _add(self, begin: int, end: int, wire: Array) -> None:
         decoded = self._decoded[: end - begin]

@@ -34,15 +34,17 @@ class Collective(Protocol):
 
 @dataclass(frozen=True)
 class Scheduled:
-    """A schedule as a collective."""
+    """A schedule as a collective, with pieces of `segment` bytes: ``ring:segment=32768``."""
 
     schedule: Schedule
+    segment: int = 0  # see Task; 0 leaves it to the task
 
     @property
     def name(self) -> str:
         return self.schedule.name
 
     def allreduce(self, task: Task) -> Body:
+        task.segment = self.segment or task.segment
         return execute(self.schedule, task)
 
 
@@ -52,15 +54,17 @@ schedules: tuple[Schedule, ...] = tuple(getattr(file, name) for file in (ring, h
 collectives: Registry[Collective] = Registry("collective")
 for _schedule in schedules:
     if _schedule.kind == "allreduce":
-        collectives.register(_schedule.name, lambda schedule=_schedule: Scheduled(schedule))
+        collectives.register(_schedule.name, lambda segment=0, schedule=_schedule: Scheduled(schedule, segment))
 collectives.register("shared-memory", lambda: SharedMemory(otherwise=Scheduled(ring.ALL_REDUCE)))
-collectives.register("two-level", lambda: TwoLevel(inner=collectives.get("shared-memory"), outer=Scheduled(ring.ALL_REDUCE)))
+collectives.register(
+    "two-level", lambda segment=0: TwoLevel(inner=collectives.get("shared-memory"), outer=Scheduled(ring.ALL_REDUCE, segment))
+)
 collectives.register("native", lambda: Native(otherwise=Scheduled(tree.ALL_REDUCE)))
 
 
 def check_name(name: str) -> None:
     """Raise UnknownName unless `name` is a collective or ``auto``."""
-    if name != "auto" and name not in collectives:
+    if name != "auto" and name.partition(":")[0] not in collectives:
         raise UnknownName(f"unknown collective {name!r}; known: {', '.join(sorted(['auto', *collectives]))}")
 
 

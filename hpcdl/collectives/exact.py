@@ -2,54 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from ..arrays import Array, of
-from .layout import EXACT_PIECE_BYTES, pieces
+from .layout import pieces
+from .pool import Scratch
 from .task import Task
 
-__all__ = ["ExactChunks", "nothing"]
+__all__ = ["ExactChunks"]
 
 
 class ExactChunks:
-    """How the executor reads and writes `task.x` where the wire is the memory."""
+    """How the executor reads and writes `task.x` where the wire is the memory. A final value is scaled when it first goes out."""
+
+    lends = True
 
     def __init__(self, task: Task, bounds: list[int]) -> None:
         self._task, self._bounds = task, bounds
         self._library = of(task.x)
-        self._length = max(1, EXACT_PIECE_BYTES // task.x.itemsize)
-        self._final: set[int] = set()
+        self._length = max(1, task.piece_bytes // task.x.itemsize)
+        self._scratch = Scratch(task.pool)
+        self._scaled: list[int] | None = None if task.scale is None else bounds[:-1]  # of each chunk: up to which element
 
-    def outgoing(self, lo: int, hi: int, final: bool, borrow: Callable[[int], Array]) -> Iterator[Array]:
-        """The wires of chunks [lo, hi), in order; each is made when it is asked for."""
-        del borrow
-        if final:
-            self._settle(lo, hi)
-        for begin, end in pieces(self._bounds[lo], self._bounds[hi], self._length):
-            yield self._task.x[begin:end]
+    def pieces(self, lo: int, hi: int) -> Iterator[tuple[int, int]]:
+        """Chunks [lo, hi) lie side by side, and travel as one."""
+        return pieces(self._bounds[lo], self._bounds[hi], self._length)
 
-    def incoming(self, lo: int, hi: int, reduce: bool, borrow: Callable[[int], Array]) -> Iterator[tuple[Array, Callable[[], None]]]:
-        """Where to receive the wires of chunks [lo, hi), and what to do with each when it is there."""
-        task = self._task
-        if not reduce:
-            self._final.update(range(lo, hi))
-        for begin, end in pieces(self._bounds[lo], self._bounds[hi], self._length):
-            target = task.x[begin:end]
-            if not reduce:
-                yield target, nothing
-                continue
-            wire = borrow(target.nbytes)
-            yield wire, lambda target=target, wire=wire: task.op.combine(self._library, target, wire.view(target.dtype))  # type: ignore[misc]
+    def expect(self, lo: int, hi: int) -> None:
+        """Chunks [lo, hi) will come scaled."""
+        if self._scaled is not None:
+            self._scaled[lo:hi] = self._bounds[lo + 1 : hi + 1]
 
-    def _settle(self, lo: int, hi: int) -> None:
-        scale = self._task.scale
-        for chunk in range(lo, hi):
-            if chunk not in self._final:
-                self._final.add(chunk)
-                if scale is not None:
-                    part = self._task.x[self._bounds[chunk] : self._bounds[chunk + 1]]
-                    self._library.xp.multiply(part, part.dtype.type(scale.value), out=part)
+    def wire(self, piece: tuple[int, int], final: bool) -> Array:
+        """The piece itself."""
+        begin, end = piece
+        if final and self._scaled is not None:
+            self._scale(begin, end)
+        return self._task.x[begin:end]
 
+    def sent(self, wire: Array, final: bool) -> None:
+        """Nothing to give back."""
 
-def nothing() -> None:
-    """What is left to do with bytes that were received where they belong."""
+    def landing(self, piece: tuple[int, int], reduce: bool) -> Array:
+        """Scratch memory for what is to be added, else the piece itself."""
+        begin, end = piece
+        return self._scratch.take((end - begin) * self._task.x.itemsize) if reduce else self._task.x[begin:end]
+
+    def use(self, piece: tuple[int, int], wire: Array, reduce: bool) -> None:
+        """Add what has come."""
+        if reduce:
+            target = self._task.x[piece[0] : piece[1]]
+            self._task.op.combine(self._library, target, wire.view(target.dtype))
+            self._scratch.give(wire)
+
+    def release(self) -> None:
+        """Give the scratch memory back, once nothing is under way."""
+        self._scratch.release()
+
+    def _scale(self, begin: int, end: int) -> None:
+        assert self._scaled is not None and self._task.scale is not None
+        bounds, scaled = self._bounds, self._scaled
+        for chunk in range(len(scaled)):
+            lo, hi = max(begin, scaled[chunk]), min(end, bounds[chunk + 1])
+            if lo < hi:
+                part = self._task.x[lo:hi]
+                self._library.xp.multiply(part, part.dtype.type(self._task.scale.value), out=part)
+                scaled[chunk] = hi

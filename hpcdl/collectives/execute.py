@@ -2,138 +2,164 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 from ..arrays import Array
 from ..codecs import BLOCK
 from ..transport.base import Pending
 from .coded import CodedChunks
-from .exact import ExactChunks, nothing
+from .exact import ExactChunks
+from .lanes import Disagreement, Incoming, Outgoing
 from .layout import EXACT_PIECE_BYTES, pieces, split_blocks
-from .schedule import Recv, Schedule, Send
+from .schedule import Recv, Schedule, Send, Step
 from .task import Task
+from .transfers import Chunks, Piece, Transfer
 
 __all__ = ["Body", "Disagreement", "exchange", "execute"]
 
 Body = Generator[Pending, None, Any]  # yields what it waits for next, and is resumed when that is done
 
-
-class Disagreement(Exception):
-    """A peer's header says that it is in another operation."""
-
-    def __init__(self, peer: int, theirs: Array) -> None:
-        super().__init__(f"rank {peer} is in operation {int(theirs[0])} with fingerprint {int(theirs[1]) & (1 << 64) - 1:016x}")
+_OPEN_STEPS = 4  # of a schedule, whose messages may be under way at once
 
 
 def execute(schedule: Schedule, task: Task) -> Body:
-    """Run `schedule` on `task`, never blocking: yields each pending message that the next step needs."""
+    """Run `schedule` on `task`, never blocking: yields whenever nothing can go on.
+
+    Why a piece waits for the pieces that it needs, and not for the end of a step: so that encoding, sending, receiving, decoding and
+    adding overlap. What a rank receives in one step leaves in the next before the rest of it has come.
+    """
     size = task.transport.size
     bounds = task.bounds or split_blocks(task.x.size, schedule.chunks(size), BLOCK)
     chunks = ExactChunks(task, bounds) if task.codec.exact else CodedChunks(task, bounds)
-    for step in schedule.steps((task.transport.rank - task.root) % size, size):
-        borrowed: list[Array] = []
-
-        def borrow(nbytes: int, borrowed: list[Array] = borrowed) -> Array:
-            borrowed.append(task.pool.take(nbytes))
-            return borrowed[-1]
-
-        arrivals = Arrivals(task)
-        for action in step:
-            if isinstance(action, Recv):
-                peer = (action.peer + task.root) % size
-                arrivals.expect(peer, chunks.incoming(action.lo, action.hi, action.reduce, borrow))
-        sent: list[Pending] = []
-        for action in step:
-            if isinstance(action, Send):
-                if action.final and task.scale is not None and not task.scale.done():
-                    yield task.scale
-                peer = (action.peer + task.root) % size
-                sent += _emit(task, peer, chunks.outgoing(action.lo, action.hi, action.final, borrow))
-        yield from arrivals.receive()
-        for pending in sent:
-            if not pending.done():
-                yield pending
-        for buf in borrowed:
-            task.pool.give(buf)
-    if isinstance(chunks, CodedChunks):
-        chunks.release()
+    steps = schedule.steps((task.transport.rank - task.root) % size, size)
+    yield from _Flow(task, lambda out, peer: chunks).run(_plan(steps, task, chunks, bounds))
+    chunks.release()
 
 
 def exchange(task: Task, outgoing: dict[int, Array], incoming: dict[int, Array]) -> Body:
     """Send each peer its bytes and receive each peer's, all at once. Buffers are flat, of bytes."""
-    arrivals = Arrivals(task)
-    for peer, buf in incoming.items():
-        arrivals.expect(peer, _cut(buf))
-    sent = [pending for peer, buf in outgoing.items() for pending in _emit(task, peer, (buf for buf, _ in _cut(buf)))]
-    yield from arrivals.receive()
-    yield from sent
+    ways = [(True, outgoing), (False, incoming)]
+    chunks = {(out, peer): _Bytes(buf) for out, bufs in ways for peer, buf in bufs.items()}
+    step = [(*key, Transfer(its.pieces(0, its.size), 0, its.size, False)) for key, its in chunks.items()]
+    yield from _Flow(task, lambda out, peer: chunks[out, peer]).run(iter([step]))
 
 
-Landing = tuple[Array, Callable[[], None]]  # a buffer, and what to do once it is full
+Planned = tuple[bool, int, Transfer]  # whether it goes out, peer, transfer
 
 
-class Arrivals:
-    """The receives of one step, handled in the order in which they were expected.
-
-    Why a peer's first payload is received only after its header was found right: a message longer than its receive is an error by the
-    standard, but Open MPI 5 writes beyond the buffer when both ranks share a node.
+def _plan(steps: Iterator[Step], task: Task, chunks: ExactChunks | CodedChunks, bounds: list[int]) -> Iterator[list[Planned]]:
+    """The transfers of each step, each with those of earlier steps that it needs: a value must be there before it is sent, and must have
+    been read by all who were to have it before it changes. Values that several peers add to are added in the order of the schedule.
     """
+    last: list[Transfer | None] = [None] * (len(bounds) - 1)  # of each chunk: its latest receive
+    readers: list[list[Transfer]] = [[] for _ in last]  # and the sends since
+    for step in steps:
+        planned: list[Planned] = []
+        for action in step:
+            if isinstance(action, Send):
+                lo, hi = action.lo, action.hi
+                needs = {need for need in last[lo:hi] if need is not None and not need.finished}
+                wait = task.scale if action.final and task.scale is not None and not task.scale.done() else None
+                sending = Transfer(chunks.pieces(lo, hi), bounds[lo], bounds[hi], action.final, needs, wait)
+                for chunk in range(lo, hi):
+                    readers[chunk].append(sending)
+                planned.append((True, (action.peer + task.root) % task.transport.size, sending))
+        for action in step:
+            if isinstance(action, Recv):
+                lo, hi = action.lo, action.hi
+                before = {need for need in chain(last[lo:hi], *readers[lo:hi]) if need is not None and not need.finished}
+                receiving = Transfer(chunks.pieces(lo, hi), bounds[lo], bounds[hi], action.reduce, before)
+                if not action.reduce:
+                    chunks.expect(lo, hi)
+                for chunk in range(lo, hi):
+                    last[chunk], readers[chunk] = receiving, []
+                planned.append((False, (action.peer + task.root) % task.transport.size, receiving))
+        yield planned
 
-    def __init__(self, task: Task) -> None:
-        self._task = task
-        self._open: list[Pending] = []
-        self._strangers: dict[int, tuple[Pending, Array]] = {}  # peers whose header has not come yet
-        self._expected: list[tuple[int, Iterable[Landing], list[tuple[Pending, Landing]]]] = []
 
-    def expect(self, peer: int, landings: Iterable[Landing]) -> None:
-        """Receive from `peer` into `landings`: now, or after its header where this is the first time."""
-        task = self._task
-        if ("from", peer) not in task.met:
-            task.met.add(("from", peer))
-            theirs = task.header.copy()
-            self._strangers[peer] = self._post(theirs, peer), theirs
-        posted = [] if peer in self._strangers else [(self._post(landing[0], peer), landing) for landing in landings]
-        self._expected.append((peer, landings, posted))
+class _Flow:
+    """All messages of an operation, and something to wait for: that any of them can go on."""
 
-    def receive(self) -> Body:
-        """Wait for everything, and use it. Given up in between, nothing is received any more."""
+    source = -1
+    nbytes = 0
+
+    def __init__(self, task: Task, chunks: Callable[[bool, int], Chunks]) -> None:
+        self._task, self._chunks = task, chunks  # of a direction and a peer
+        self._incoming: dict[int, Incoming] = {}
+        self._outgoing: dict[int, Outgoing] = {}
+        self._open: deque[list[Planned]] = deque()
+
+    def run(self, steps: Iterator[list[Planned]]) -> Body:
+        """Go through all steps. Given up in between, nothing is received any more."""
+        more = True
         try:
-            for peer, landings, posted in self._expected:
-                if peer in self._strangers:
-                    yield from self._meet(peer)
-                for pending, (wire, use) in posted or [(self._post(landing[0], peer), landing) for landing in landings]:
-                    if not pending.done():
-                        yield pending
-                    if pending.nbytes != wire.nbytes:
-                        raise Disagreement(peer, self._task.header)
-                    use()
-        except GeneratorExit:
-            for pending in self._open:
-                pending.cancel()
+            while True:
+                moved = False
+                while self._open and all(transfer.finished for _, _, transfer in self._open[0]):
+                    self._open.popleft()
+                while more and len(self._open) < _OPEN_STEPS:
+                    step = next(steps, None)
+                    more = step is not None
+                    if step:
+                        self._begin(step)
+                        moved = True
+                for lane in self._lanes():
+                    moved |= lane.advance()
+                if not moved:
+                    if not more and all(lane.idle for lane in self._lanes()):
+                        return
+                    yield self
+        except BaseException:
+            for lane in self._incoming.values():
+                lane.cancel()
             raise
 
-    def _meet(self, peer: int) -> Body:
-        pending, theirs = self._strangers.pop(peer)
-        if not pending.done():
-            yield pending
-        if pending.nbytes != theirs.nbytes or (theirs != self._task.header).any():
-            raise Disagreement(peer, theirs)
+    def done(self) -> bool:
+        """Whether anything can go on."""
+        return any(lane.stirs() for lane in self._lanes())
 
-    def _post(self, buf: Array, peer: int) -> Pending:
-        self._open.append(self._task.transport.irecv(buf, peer, self._task.tag))
-        return self._open[-1]
+    def cancel(self) -> None:
+        """Done by `run`, which alone knows what is under way."""
+
+    def _begin(self, step: list[Planned]) -> None:
+        self._open.append(step)
+        for out, peer, transfer in step:
+            if out:
+                if peer not in self._outgoing:
+                    self._outgoing[peer] = Outgoing(self._task, self._chunks(out, peer), peer)
+                self._outgoing[peer].add(transfer)
+            else:
+                if peer not in self._incoming:
+                    self._incoming[peer] = Incoming(self._task, self._chunks(out, peer), peer)
+                self._incoming[peer].add(transfer)
+
+    def _lanes(self) -> Iterable[Incoming | Outgoing]:
+        yield from self._incoming.values()
+        yield from self._outgoing.values()
 
 
-def _emit(task: Task, peer: int, wires: Iterable[Array]) -> Iterator[Pending]:
-    """Send `wires` to `peer`, after the header if it is the first time."""
-    if ("to", peer) not in task.met:
-        task.met.add(("to", peer))
-        yield task.transport.isend(task.header, peer, task.tag)
-    for wire in wires:
-        yield task.transport.isend(wire, peer, task.tag)
+class _Bytes:
+    """The bytes for one peer, or from it."""
 
+    lends = True
 
-def _cut(buf: Array) -> Iterator[Landing]:
-    for begin, end in pieces(0, buf.size, EXACT_PIECE_BYTES):
-        yield buf[begin:end], nothing
+    def __init__(self, buf: Array) -> None:
+        self._buf, self.size = buf, buf.size
+
+    def pieces(self, lo: int, hi: int) -> Iterator[Piece]:
+        return pieces(lo, hi, EXACT_PIECE_BYTES)
+
+    def wire(self, piece: Piece, final: bool) -> Array:
+        return self._buf[piece[0] : piece[1]]
+
+    def sent(self, wire: Array, final: bool) -> None:
+        pass
+
+    def landing(self, piece: Piece, reduce: bool) -> Array:
+        return self._buf[piece[0] : piece[1]]
+
+    def use(self, piece: Piece, wire: Array, reduce: bool) -> None:
+        pass

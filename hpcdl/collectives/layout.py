@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 __all__ = ["CODED_PIECE_BYTES", "EXACT_PIECE_BYTES", "pieces", "split_blocks", "split_evenly"]
 
-#: A chunk travels in pieces of this many bytes of data: far below what an MPI count can hold, large enough that the cost of a message does
-#: not matter; and where it is encoded, small enough for that to happen within the cache.
+#: A chunk travels in pieces of this many bytes of data where a task does not say otherwise: far below what an MPI count can hold, large
+#: enough that the cost of a message does not matter; and where it is encoded, small enough for that to happen within the cache.
 EXACT_PIECE_BYTES = 1 << 22
 CODED_PIECE_BYTES = 1 << 19
 

@@ -8,7 +8,7 @@ from typing import Any
 from ..arrays import Array, Arrays
 from ..arrays.queue import queue_of
 
-__all__ = ["Pool"]
+__all__ = ["Pool", "Scratch"]
 
 _KEEP_BYTES = 1 << 28
 _ALIGN = 64
@@ -46,6 +46,30 @@ class Pool:
     def _queue(self) -> Any:
         queue = queue_of(self._library)
         return None if queue is None else queue.key
+
+
+class Scratch:
+    """Buffers that one operation uses again and again, without asking the pool each time."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._free: dict[int, list[Array]] = defaultdict(list)
+
+    def take(self, nbytes: int) -> Array:
+        """A uint8 array of `nbytes`."""
+        free = self._free[nbytes]
+        return free.pop() if free else self._pool.take(nbytes)
+
+    def give(self, buf: Array) -> None:
+        """Take `buf` back, for the next piece of its length."""
+        self._free[buf.nbytes].append(buf)
+
+    def release(self) -> None:
+        """Give what was given back to the pool."""
+        for bufs in self._free.values():
+            for buf in bufs:
+                self._pool.give(buf)
+        self._free.clear()
 
 
 def _size_class(nbytes: int) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from ..arrays import Array
 from ..codecs import Codec
 from ..transport.base import Pending, Transport
+from .layout import CODED_PIECE_BYTES, EXACT_PIECE_BYTES
 from .ops import Op
 from .pool import Pool
 
@@ -32,7 +33,8 @@ class Task:
     """What a collective works on: `x` (flat, contiguous; float32, float64, integers or bytes) and how.
 
     `residual` (float32 or float64, like `x`) is added before a value is encoded, and takes what the wire lost. `scale` multiplies each
-    final value once, before its owner encodes it. `header` is sent to each peer ahead of all else and must equal the peer's.
+    final value once, before its owner encodes it. `header` is sent to each peer ahead of all else and must equal the peer's. `segment` is
+    the length of a piece, in bytes of data before it is encoded; 0 for what suits messages within a machine.
     """
 
     x: Array
@@ -48,9 +50,15 @@ class Task:
     board: Board | None = None  # of this rank's node, for arrays on the host where any node has several ranks
     neighbours: Sequence[Array] | None = None  # `x` of each rank of this node, where it lies in shared memory on all of them
     bounds: list[int] | None = None  # chunk bounds, where the caller fixes them
+    segment: int = 0
     met: set[tuple[str, int]] = field(default_factory=set)  # directions and peers that have the header already
 
     @property
     def identity(self) -> tuple[int, int]:
         """The number of the operation, and the fingerprint of the history up to it: what the header says."""
         return int(self.header[0]), int(self.header[1])
+
+    @property
+    def piece_bytes(self) -> int:
+        """Bytes of data in a piece."""
+        return self.segment or (EXACT_PIECE_BYTES if self.codec.exact else CODED_PIECE_BYTES)
