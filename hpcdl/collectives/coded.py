@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..arrays import Array, Arrays, of
-from ..codecs import BLOCK
 from .layout import pieces
 from .pool import Scratch
 from .task import Task
@@ -27,7 +26,7 @@ class CodedChunks:
     def __init__(self, task: Task, bounds: list[int]) -> None:
         self._task, self._bounds = task, bounds
         self._library = of(task.x)
-        self._length = max(BLOCK, task.piece_bytes // 4 // BLOCK * BLOCK)
+        self._length = task.piece
         self._scratch = Scratch(task.pool)
         self._wires: dict[int, Array] = {}  # first element of a final piece -> its wire
         widest = min(self._length, max((bounds[c + 1] - bounds[c] for c in range(len(bounds) - 1)), default=0))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
-from ..errors import UnknownName
+from ..errors import InvalidArgument, UnknownName
 from ..registry import Registry
 from . import direct, halving_doubling, ring, tree
 from .execute import Body, execute
@@ -38,6 +38,10 @@ class Scheduled:
 
     schedule: Schedule
     segment: int = 0  # see Task; 0 leaves it to the task
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.segment, int) or self.segment < 0:
+            raise InvalidArgument(f"{self.schedule.name}: segment must be a number of bytes, 0 or more, got {self.segment!r}")
 
     @property
     def name(self) -> str:

@@ -20,7 +20,7 @@ class ExactChunks:
     def __init__(self, task: Task, bounds: list[int]) -> None:
         self._task, self._bounds = task, bounds
         self._library = of(task.x)
-        self._length = max(1, task.piece_bytes // task.x.itemsize)
+        self._length = task.piece
         self._scratch = Scratch(task.pool)
         self._scaled: list[int] | None = None if task.scale is None else bounds[:-1]  # of each chunk: up to which element
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from ..arrays import Array
-from ..codecs import Codec
+from ..codecs import BLOCK, Codec
 from ..transport.base import Pending, Transport
-from .layout import CODED_PIECE_BYTES, EXACT_PIECE_BYTES
+from .layout import CODED_PIECE_BYTES, EXACT_PIECE_BYTES, NETWORK_MESSAGE_BYTES
 from .ops import Op
 from .pool import Pool
 
@@ -33,8 +33,8 @@ class Task:
     """What a collective works on: `x` (flat, contiguous; float32, float64, integers or bytes) and how.
 
     `residual` (float32 or float64, like `x`) is added before a value is encoded, and takes what the wire lost. `scale` multiplies each
-    final value once, before its owner encodes it. `header` is sent to each peer ahead of all else and must equal the peer's. `segment` is
-    the length of a piece, in bytes of data before it is encoded; 0 for what suits messages within a machine.
+    final value once, before its owner encodes it. `header` is sent to each peer ahead of all else and must equal the peer's. `segment`: no
+    message is longer than so many bytes (but one block of a codec); 0 for 32 KiB between nodes, and the largest pieces within one.
     """
 
     x: Array
@@ -59,6 +59,11 @@ class Task:
         return int(self.header[0]), int(self.header[1])
 
     @property
-    def piece_bytes(self) -> int:
-        """Bytes of data in a piece."""
-        return self.segment or (EXACT_PIECE_BYTES if self.codec.exact else CODED_PIECE_BYTES)
+    def piece(self) -> int:
+        """The elements in a piece; with a codec, whole blocks, and no more than what stays in the cache while it is encoded."""
+        segment = self.segment or (NETWORK_MESSAGE_BYTES if len(set(self.transport.nodes)) > 1 else 0)
+        if self.codec.exact:
+            return max(1, (segment or EXACT_PIECE_BYTES) // int(self.x.itemsize))
+        most = CODED_PIECE_BYTES // 4
+        fitting = segment // self.codec.nbytes(BLOCK) * BLOCK if segment else most
+        return max(BLOCK, min(most, fitting))
