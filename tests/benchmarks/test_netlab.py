@@ -18,7 +18,6 @@ import hpcdl
 pytestmark = pytest.mark.outer
 
 NETLAB = Path(__file__).parents[2] / "benchmarks" / "netlab"
-TEMPORARY = Path(tempfile.gettempdir())
 CHECKOUT = str(Path(hpcdl.__file__).parents[1])
 
 PROGRAM = """
@@ -48,14 +47,22 @@ def lab_module():
 
 
 @pytest.fixture(scope="module")
+def folder():
+    """Where the labs of these tests have their files; not pytest's, whose long names do not fit into the address of a socket."""
+    with tempfile.TemporaryDirectory(prefix="labs-") as made:
+        yield Path(made)
+
+
+@pytest.fixture(scope="module")
 def reason():
     return lab_module().why_not()
 
 
 @pytest.fixture
-def traces(require, reason):
-    """Skips where no lab can be built. Afterwards interfaces and mounts are as before, and neither process nor folder is left."""
+def traces(require, reason, folder, monkeypatch):
+    """Skips where no lab can be built. Afterwards interfaces and mounts are as before, and neither process nor file is left."""
     require("netlab", reason)
+    monkeypatch.setenv("TMPDIR", str(folder))
 
     def here():
         return sorted(os.listdir("/sys/class/net")), Path("/proc/mounts").read_text()
@@ -63,8 +70,8 @@ def traces(require, reason):
     before = here()
     yield
     assert here() == before
-    assert not running("netlab-test-") and not running("netlab-run-")
-    assert not list(TEMPORARY.glob("netlab-test-*"))
+    assert not running(str(folder)) and not knowing(folder)
+    assert not list(folder.iterdir())
 
 
 def running(text):
@@ -72,8 +79,20 @@ def running(text):
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            line = path.read_bytes().replace(b"\0", b" ").decode()
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
             if line.startswith(text) if " " in text else text in line:
+                found.append(path.parent.name)
+        except OSError:
+            continue
+    return found
+
+
+def knowing(folder):
+    """Processes whose TMPDIR is in `folder`: whatever else was started for a lab of these tests."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if f"TMPDIR={folder}".encode() in path.read_bytes():
                 found.append(path.parent.name)
         except OSError:
             continue
@@ -127,13 +146,13 @@ def test_two_labs_side_by_side_stay_until_they_are_taken_down(traces):
     assert gone.returncode == 2 and "no lab 'test-a'" in gone.stderr
 
 
-def test_a_crashed_keeper_takes_its_hosts_with_it(traces):
+def test_a_crashed_keeper_takes_its_hosts_with_it(traces, folder):
     assert netlab("up", "test-c", "--hosts", 2).returncode == 0
     sleeper = subprocess.Popen([sys.executable, NETLAB, "on", "test-c", "h2", "sleep", "77.7"], env=environment())
     wait_for(lambda: running("sleep 77.7"))
-    os.kill(int((TEMPORARY / "netlab-test-c" / "keeper").read_text()), signal.SIGKILL)
+    os.kill(int((folder / "netlab-test-c" / "keeper").read_text()), signal.SIGKILL)
     assert sleeper.wait(30) != 0
-    wait_for(lambda: not running("netlab-test-c"))
+    wait_for(lambda: not running(str(folder)))
     assert "had crashed" in netlab("on", "test-c", "h1", "true").stderr
     assert netlab("up", "test-c", "--hosts", 1).returncode == 0
     assert netlab("down", "test-c").returncode == 0
@@ -175,3 +194,18 @@ def test_what_is_missing_is_named(monkeypatch):
         assert "not on the path: ip, tc, unshare, nsenter. Cure: install iproute2 util-linux" in lab_module().why_not()
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert "needs Linux and root" in lab_module().why_not()
+
+
+def test_hosts(traces, require, tmp_path):
+    require("mpi")
+    out = tmp_path / "hosts.jsonl"
+    options = ["--size", "1MiB", "--repeat", "1", "--codecs", "none", "int8", "--rate", "500mbit", "--json", str(out)]
+    command = [sys.executable, NETLAB.parent / "hosts.py", *options]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=100, env=environment())
+    assert done.returncode == 0, done.stderr
+    first, second = map(json.loads, out.read_text().splitlines())
+    assert [(line["hosts"], line["ranks"], line["rate"]) for line in (first, second)] == [(4, 4, "500mbit"), (2, 4, "500mbit")]
+    rings = {found["codec"]: found for found in first["results"] if found["collective"] == "ring"}
+    assert set(rings) == {"none", "int8"} and all(found["counted_right"] for found in rings.values())
+    assert rings["int8"]["wire"] < 0.26 * rings["none"]["wire"]
+    assert all(found["bound"] > 0 and found["of_bound"] > 0.8 for found in first["results"])
