@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from ..arrays import Array
@@ -58,7 +59,7 @@ class Task:
         """The number of the operation, and the fingerprint of the history up to it: what the header says."""
         return int(self.header[0]), int(self.header[1])
 
-    @property
+    @cached_property
     def piece(self) -> int:
         """The elements in a piece; with a codec, whole blocks, and no more than what stays in the cache while it is encoded."""
         segment = self.segment or (NETWORK_MESSAGE_BYTES if len(set(self.transport.nodes)) > 1 else 0)
