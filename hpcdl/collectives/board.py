@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
+from contextvars import copy_context
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +20,7 @@ SLOT_BYTES = 1 << 20
 _LINE = 64  # bytes of a cache line
 _HEADERS = _LINE  # where the two headers begin, behind the counter
 _SLOTS = 4096  # where the two slots begin
+_MOST_VIEWS = 256  # kinds of arrays whose views are kept
 
 
 def board_bytes(slot_bytes: int = SLOT_BYTES) -> int:
@@ -38,30 +42,43 @@ class Board:
         self.rank, self.size = rank, len(window.parts)
         self.members = members  # the ranks of the group that meet here
         self.turns = Turns()
-        self.window = window
+        self.window, self.sync = window, window.sync
         slot_bytes = (window.parts[0].nbytes - _SLOTS) // 2
         self.slots = tuple([part[_SLOTS + side * slot_bytes :][:slot_bytes] for part in window.parts] for side in (0, 1))
         self.slot_bytes = slot_bytes
         self._headers = tuple([memoryview(part[_HEADERS + side * _LINE :][:16]).cast("q") for part in window.parts] for side in (0, 1))
         counters = [memoryview(part[:8]).cast("q") for part in window.parts]
         self._mine = counters[rank]
+        self._views: dict[Any, list[tuple[Array, list[Array]]]] = {}
         self._others = [(peer, counter) for peer, counter in enumerate(counters) if peer != rank]
         self._step = 0
+        #: Where NumPy says nothing of NaN and overflow, which are the user's to judge. Why: errstate would take longer than the sum.
+        self.quiet = copy_context()
+        self.quiet.run(np.seterr, all="ignore")
 
     def slot(self, peer: int | None = None) -> Array:
         """The slot of `peer` (this rank's own by default) in the present step, as bytes."""
         return self.slots[self._step & 1][self.rank if peer is None else peer]
 
-    def write_header(self, number: int, history: int) -> None:
-        """Show in this step which operation this rank is in."""
+    def views(self, dtype: Any, shape: tuple[int, ...]) -> tuple[Array, list[Array]]:
+        """The beginnings of this rank's slot, and of everybody's, in this step, as arrays of that dtype and shape."""
+        key = (dtype, shape)
+        found = self._views.get(key)
+        if found is None:
+            nbytes = dtype.itemsize * math.prod(shape)
+            sides = [[slot[:nbytes].view(dtype).reshape(shape) for slot in side] for side in self.slots]
+            if len(self._views) >= _MOST_VIEWS:
+                self._views.clear()
+            found = self._views[key] = [(side[self.rank], side) for side in sides]
+        return found[self._step & 1]
+
+    def post(self, number: int, history: int) -> Posted:
+        """Tell the others that this rank's slot is written and the one before read, in which operation. The step ends with `next`."""
         mine = self._headers[self._step & 1][self.rank]
         mine[0], mine[1] = number, history
-
-    def post(self) -> Posted:
-        """Tell the others that this rank's slot is written and the one before read. Ends with `next`."""
-        self.window.sync()
+        self.sync()
         self._mine[0] = self._step + 1
-        self.window.sync()
+        self.sync()
         return Posted(self, self._step + 1)
 
     def next(self) -> None:
@@ -71,7 +88,7 @@ class Board:
     def check(self, number: int, history: int) -> None:
         """Raise Disagreement where a rank of this node has shown another header in this step."""
         for peer, theirs in enumerate(self._headers[self._step & 1]):
-            if theirs[0] != number or theirs[1] != history:
+            if theirs[1] != history or theirs[0] != number:
                 raise Disagreement(self.members[peer], np.array(theirs))
 
     def peers(self) -> Iterator[int]:
@@ -86,7 +103,7 @@ class Posted:
     nbytes = 0
 
     def __init__(self, board: Board, count: int) -> None:
-        self._sync: Callable[[], None] = board.window.sync
+        self._sync = board.sync
         self._count = count
         self._missing = board._others
 

@@ -15,12 +15,13 @@ import numpy as np
 from ..arrays import Array
 from ..codecs import Codec
 from ..transport.base import Pending
+from .board import Board
 from .execute import Body
 from .group import Group
 from .operation import Operation
 from .ops import Op
 from .progress import give_way
-from .recipe import recipe_for
+from .recipe import Recipe, recipe_for
 from .shared_memory import one_step
 
 __all__ = ["allreduce"]
@@ -36,26 +37,33 @@ def allreduce(group: Group, x: Array, op: Op | str, codec: Codec | str | None, c
     recipe = recipe_for(group, x, op, codec, collective, name=name)
     if not recipe.short or recipe.work_dtype != x.dtype or not x.flags.carray:
         return False
-    with group.engine.locked(), np.errstate(all="ignore"):
+    with group.engine.locked():
         if group.broken is not None or group.left or not board.turns.idle():
             return False
-        number, history = group.count(recipe.fingerprint)
-        body = one_step(board, x, recipe.op, number, history)
-        posted: Pending | None = None
-        try:
-            posted = next(body)
-            if _comes(posted):
-                next(body, None)
-                if recipe.factor is not None:
-                    np.multiply(x, recipe.factor, out=x)
-                group.remember(number, recipe.signature)
-                return True
-        except BaseException as error:  # the operation is lost, and all ranks must hear of it
-            body = _raise(error)
-        operation = Operation(group, number, recipe.signature, _the_long_way(group, posted, body, x, recipe.factor))
+        operation = board.quiet.run(_at_once, group, board, recipe, x)
+        if operation is None:
+            return True
         group.submit(operation)
     operation.wait()
     return True
+
+
+def _at_once(group: Group, board: Board, recipe: Recipe, x: Array) -> Operation | None:
+    """Do it; what is left to do if it cannot be done at once."""
+    number, history = group.count(recipe.fingerprint)
+    body = one_step(board, x, recipe.op, number, history)
+    posted: Pending | None = None
+    try:
+        posted = next(body)
+        if _comes(posted):
+            next(body, None)
+            if recipe.factor is not None:
+                np.multiply(x, recipe.factor, out=x)
+            group.remember(number, recipe.signature)
+            return None
+    except BaseException as error:  # the operation is lost, and all ranks must hear of it
+        body = _raise(error)
+    return Operation(group, number, recipe.signature, _the_long_way(board, posted, body, x, recipe.factor))
 
 
 def _comes(posted: Pending) -> bool:
@@ -70,9 +78,8 @@ def _comes(posted: Pending) -> bool:
     return True
 
 
-def _the_long_way(group: Group, posted: Pending | None, rest: Generator[Any, None, None], x: Array, factor: Any) -> Body:
-    assert group.buffers.board is not None
-    turn = group.buffers.board.turns.take()
+def _the_long_way(board: Board, posted: Pending | None, rest: Generator[Any, None, None], x: Array, factor: Any) -> Body:
+    turn = board.turns.take()
     if posted is not None:
         yield posted
     yield from rest

@@ -91,8 +91,7 @@ def sweep(task: Task, board: Board, bounds: list[int], reduce: bool, gather: boo
 def _meet(task: Task, board: Board) -> Body:
     """Post, wait for the others, and see that all are in the same operation."""
     number, history = task.identity
-    board.write_header(number, history)
-    posted = board.post()
+    posted = board.post(number, history)
     if not posted.done():
         yield posted
     board.check(number, history)
@@ -105,19 +104,14 @@ def fits_one_step(board: Board, nbytes: int) -> bool:
 
 def one_step(board: Board, x: Array, op: Op, number: int, history: int) -> Generator[Posted, None, None]:
     """Everybody writes all of `x`, and reads everybody's, in rank order. Yields once."""
-    n = x.nbytes
-    board.slot()[:n] = x.reshape(-1).view("u1")
-    board.write_header(number, history)
-    yield board.post()
+    mine, everybody = board.views(x.dtype, x.shape)
+    np.copyto(mine, x)
+    yield board.post(number, history)
     board.check(number, history)
-    slots = [board.slot(peer)[:n].view(x.dtype).reshape(x.shape) for peer in range(board.size)]
     combine = getattr(np, op.ufunc)
-    if board.size == 1:
-        x[...] = slots[0]
-    else:
-        combine(slots[0], slots[1], out=x)
-    for slot in slots[2:]:
-        combine(x, slot, out=x)
+    combine(everybody[0], everybody[1], out=x)
+    for other in everybody[2:]:
+        combine(x, other, out=x)
     board.next()
 
 
