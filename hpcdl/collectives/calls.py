@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from .execute import Body, execute
 from .follow import follow
 from .group import Group
 from .layout import split_evenly
-from .operation import After, Operation, Signature
+from .operation import After, Operation, Signature, all_finished
 from .ops import Op
 from .ops import by_name as op_by_name
 from .recipe import recipe_for
@@ -69,8 +70,12 @@ def allreduce(
     scale: Scale | None = None,
     residual: Array | None = None,
     name: str = "",
+    after: Sequence[Operation] = (),
 ) -> Operation:
-    """Reduce `x` in place over the group. `scale` replaces the mean's own factor, where several arrays share one."""
+    """Reduce `x` in place over the group. `scale` replaces the mean's own factor, where several arrays share one.
+
+    It takes no memory and sends nothing before the operations `after` have finished.
+    """
     feedback, weighted = residual is not None, weight is not None or scale is not None
     check_array(group, x, write=True)
     recipe = recipe_for(group, x, op, codec, collective, weighted, feedback, name=name)
@@ -89,6 +94,7 @@ def allreduce(
         scale = Constant(1 / group.transport.size) if weight is None else weight_sum(group, weight)
 
     def call(tag: int, header: Any) -> Body:
+        yield from all_finished(after)
         library, pool = of(x), group.pool(of(x))
         flat = x.reshape(-1)
         work = flat

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +16,7 @@ from ..transport.base import Pending
 if TYPE_CHECKING:
     from .group import Group
 
-__all__ = ["After", "Operation", "Signature", "chain"]
+__all__ = ["After", "Operation", "Signature", "all_finished", "chain"]
 
 
 class Signature(NamedTuple):
@@ -88,7 +88,11 @@ class Operation:
 
     def advance(self) -> bool:
         """Go as far as possible without blocking; whether anything happened. Under the engine's lock."""
-        if self.finished or self.troubled or (self._waits_for is not None and not self._waits_for.done()):
+        if self.finished or self.troubled:
+            return False
+        if self._waits_for is not None and not self._waits_for.done():
+            if isinstance(self._waits_for, After):
+                self.moved_at = max(self.moved_at, self._waits_for.operation.moved_at)  # queueing is not stalling
             return False
         try:
             with np.errstate(all="ignore"):  # NaN and overflow in a gradient are the user's to judge, not to be warned of here
@@ -124,3 +128,10 @@ class After:
 
     def cancel(self) -> None:
         pass
+
+
+def all_finished(operations: Iterable[Operation]) -> Generator[Pending, None, None]:
+    """The beginning of a body that must not go on before `operations` have finished."""
+    for operation in operations:
+        if not operation.finished:
+            yield After(operation)

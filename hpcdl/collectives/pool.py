@@ -17,17 +17,25 @@ _ALIGN = 64
 class Pool:
     """Buffers of bytes by size class, for one array library. Used under the progress loop's lock only.
 
+    `peak`: the most bytes that were ever in use at once; `held`: bytes in use and kept for later, now.
+
     Why a device's queues share none: what one gives back may still be in use there when another takes it.
     """
 
     def __init__(self, library: Arrays) -> None:
         self._library = library
         self._free: dict[tuple[int, Any], list[Array]] = defaultdict(list)
-        self._kept = 0
+        self._kept = self._used = self.peak = 0
+
+    @property
+    def held(self) -> int:
+        return self._used + self._kept
 
     def take(self, nbytes: int) -> Array:
         """A uint8 array of `nbytes`, aligned to a cache line, with undefined values. Give back its `base`-compatible self with `give`."""
         size = _size_class(nbytes)
+        self._used += size
+        self.peak = max(self.peak, self._used)
         free = self._free[size, self._queue()]
         if free:
             self._kept -= size
@@ -39,6 +47,7 @@ class Pool:
     def give(self, buf: Array) -> None:
         """Take `buf` back. Nobody may read or write it from now on."""
         size = _size_class(buf.nbytes)
+        self._used -= size
         if buf.nbytes and self._kept + size <= _KEEP_BYTES:  # CuPy's empty arrays have no address
             self._kept += size
             self._free[size, self._queue()].append(_widen(buf, size))

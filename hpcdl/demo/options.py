@@ -6,11 +6,11 @@ import argparse
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..codecs import codecs
 from ..collectives.collective import check_name
 from ..errors import InvalidArgument
 from ..numpy import OPTIMIZERS
 from ..numpy.idx import read_folder
+from ..reduction.compressors import by_name as compressor_by_name
 from ..registry import parse_spec
 
 __all__ = ["DEFAULT_RANKS", "add_options", "as_command", "check", "optimizer_spec"]
@@ -20,7 +20,7 @@ DEFAULT_RANKS = 4
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that the ranks get too."""
-    parser.add_argument("--codec", default="fp16", help="how gradients look on the wire: none, fp16, bf16, int8, … (default: fp16)")
+    parser.add_argument("--codec", default="fp16", help="gradients on the wire: none, fp16, int8, topk:ratio=0.01, … (default: fp16)")
     parser.add_argument("--collective", default="ring", help="who sends what to whom: ring, tree, native, …, auto (default: ring)")
     parser.add_argument("--epochs", type=int, default=30, metavar="E", help="passes over the training set (default: 30)")
     parser.add_argument("--batch-size", type=int, default=64, metavar="B", help="samples per step, over all ranks together (default: 64)")
@@ -31,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, metavar="DIR", help="four MNIST-format files, IDX, plain or .gz (default: load_digits)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to compute (default: cpu)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there too")
-    parser.add_argument("--error-feedback", action="store_true", help="add what the codec lost to the next step's gradient")
+    parser.add_argument("--error-feedback", action="store_true", help="add what was lost to the next gradient; always on for topk, …")
     parser.add_argument("--check-finite", action="store_true", help="stop with the parameter's name when a gradient is NaN or infinite")
     parser.add_argument("--bar", type=int, default=0, metavar="COLUMNS", help=argparse.SUPPRESS)  # of the terminal; 0: no bar
 
@@ -43,7 +43,7 @@ def check(args: argparse.Namespace) -> None:
             raise InvalidArgument(f"{flag} {value}: must be at least 1")
     if args.seed < 0:
         raise InvalidArgument(f"--seed {args.seed}: must be at least 0")
-    codecs.get(args.codec)
+    compressor_by_name(args.codec)
     check_name(args.collective)
     OPTIMIZERS.get(optimizer_spec(args))
     if args.json is not None and (args.json.is_dir() or not args.json.absolute().parent.is_dir()):

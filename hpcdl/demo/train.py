@@ -59,7 +59,7 @@ def train(args: argparse.Namespace) -> int:
             epochs=args.epochs,
             batch_size=args.batch_size,
             seed=args.seed,
-            error_feedback=args.error_feedback,
+            error_feedback=trainer.reducer.residuals is not None,
             test_accuracy=result.test_accuracy,
             test_loss=result.test_loss,
             single_process=single,
@@ -81,7 +81,8 @@ def train(args: argparse.Namespace) -> int:
 
 def _trainer(args: argparse.Namespace, data: Dataset, world: World, **reduction: Any) -> Trainer:
     model = MLP((data.train_x.shape[1], *args.hidden, data.classes), seed=args.seed)
-    chosen = {"codec": args.codec, "collective": args.collective, "error_feedback": args.error_feedback, "check_finite": args.check_finite}
+    chosen = {"codec": args.codec, "collective": args.collective, "check_finite": args.check_finite}
+    chosen["error_feedback"] = args.error_feedback or None  # None: as the codec wants it
     return Trainer(world, model, "cross_entropy", options.optimizer_spec(args), **{**chosen, **reduction})
 
 

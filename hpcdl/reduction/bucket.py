@@ -17,11 +17,16 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Layout:
-    """Which parameters lie where in one bucket: parameter i is flat[offsets[i] : offsets[i] + size of i]."""
+    """Which parameters lie where in one bucket: parameter i, of shape shapes[i], is flat[cut(i)]."""
 
     dtype: Any
     offsets: dict[int, int]
     size: int
+    shapes: dict[int, Shape]
+
+    def cut(self, i: int) -> slice:
+        """The elements of parameter `i`."""
+        return slice(self.offsets[i], self.offsets[i] + math.prod(self.shapes[i]))
 
 
 def layout(shapes: Sequence[Shape], dtypes: Sequence[Any], bucket_bytes: int) -> list[Layout]:
@@ -37,28 +42,37 @@ def layout(shapes: Sequence[Shape], dtypes: Sequence[Any], bucket_bytes: int) ->
         offsets, end = filling.get(dtype, ({}, 0))
         size = -(-math.prod(shapes[index]) // BLOCK) * BLOCK
         if offsets and (end + size) * dtype.itemsize > bucket_bytes:
-            done.append(Layout(dtype, offsets, end))
+            done.append(_layout(dtype, offsets, end, shapes))
             offsets, end = {}, 0
         filling[dtype] = ({**offsets, index: end}, end + size)
-    done += [Layout(dtype, offsets, end) for dtype, (offsets, end) in filling.items()]
+    done += [_layout(dtype, offsets, end, shapes) for dtype, (offsets, end) in filling.items()]
     return sorted(done, key=lambda bucket: -max(bucket.offsets))
+
+
+def _layout(dtype: Any, offsets: dict[int, int], size: int, shapes: Sequence[Shape]) -> Layout:
+    return Layout(dtype, offsets, size, {i: shapes[i] for i in offsets})
 
 
 @dataclass
 class Bucket:
-    """One bucket of one rank: its memory, and which of its gradients are there in this step."""
+    """One bucket of one rank: its memory, and which of its gradients are there in this step.
+
+    `residual` is what was lost so far (error feedback); `kept` what a compressor keeps from step to step, by parameter.
+    """
 
     flat: Array
     residual: Array | None
+    layout: Layout
     members: frozenset[int]
     ready: set[int] = field(default_factory=set)
+    kept: dict[int, Array] = field(default_factory=dict)
 
     @classmethod
     def allocate(cls, library: Arrays, plan: Layout, error_feedback: bool) -> Bucket:
         """Zeroed memory for `plan`."""
         flat = library.xp.zeros(plan.size, plan.dtype)
         residual = library.xp.zeros(plan.size, accumulator(plan.dtype)) if error_feedback else None
-        return cls(flat, residual, frozenset(plan.offsets))
+        return cls(flat, residual, plan, frozenset(plan.offsets))
 
     def full(self) -> bool:
         """Whether every gradient is there."""

@@ -11,7 +11,6 @@ import numpy as np
 
 from ..arrays import HOST, Array, dtype_of, of
 from ..codecs import Codec
-from ..codecs import by_name as codec_by_name
 from ..collectives import calls, moves
 from ..collectives.collective import check_name
 from ..collectives.operation import Operation
@@ -19,6 +18,10 @@ from ..collectives.ops import by_name as op_by_name
 from ..collectives.task import Scale
 from ..errors import InvalidArgument, NonFinite
 from .bucket import Bucket, layout
+from .compressor import Compressor, How
+from .compressors import by_name as compressor_by_name
+from .compressors import check
+from .memory import Memory, measure
 
 if TYPE_CHECKING:
     from ..world import World
@@ -51,56 +54,62 @@ class Reducer:
     first bucket starts: ``begin(weight)`` announces it. ``wait(weight=…)`` does so at the end, and then nothing can overlap: a reducer
     starts its first step's buckets in ``wait`` and goes on to start them early only if that ``wait`` had no weight.
 
-    shapes: of the parameters. dtype: one for all, or one each. codec, collective: as for `World.allreduce`. error_feedback: carry what
-    the codec lost over to the next step (`residuals`). bucket_bytes: size of a bucket. names: of the parameters, for errors.
-    check_finite: raise NonFinite on every rank when a gradient holds NaN or infinity on any. like: an array whose library (NumPy, CuPy)
-    the views shall have. Memory: one array the size of all gradients, and one more with error feedback.
+    shapes: of the parameters. dtype: one for all, or one each. codec: a codec as for `World.allreduce`, or a compressor that works on
+    whole buckets (see `hpcdl.reduction.compressors`). collective: as for `World.allreduce`. error_feedback: carry what was lost over to
+    the next step (`residuals`); None: on with a compressor, off with a codec. bucket_bytes: size of a bucket. in_flight: how many buckets
+    are under way at most; the next one starts, in index order, when one has finished. names: of the parameters, for errors. check_finite:
+    raise NonFinite on every rank when a gradient holds NaN or infinity on any. like: an array whose library (NumPy, CuPy) the views shall
+    have. Memory (`memory` tells): one array the size of all gradients, one more with error feedback, and the wires of `in_flight` buckets.
     """
 
     def __init__(
         self,
         world: World,
         shapes: Sequence[Sequence[int]],
-        codec: Codec | str | None = None,
+        codec: Codec | Compressor | str | None = None,
         collective: str = "auto",
         bucket_bytes: int = _BUCKET_BYTES,
-        error_feedback: bool = False,
+        error_feedback: bool | None = None,
         op: str = "mean",
         dtype: Any = "float32",
         names: Sequence[str] | None = None,
         check_finite: bool = False,
         like: Array | None = None,
+        in_flight: int = 2,
     ) -> None:
-        self.codec, self.collective, self.op = codec_by_name(codec), collective, op_by_name(op)
+        self.compressor, self.collective, self.op = compressor_by_name(codec), collective, op_by_name(op)
         check_name(collective)
         sizes = [_shape(i, shape) for i, shape in enumerate(shapes)]
         dtypes = [dtype_of(d) for d in (dtype if isinstance(dtype, list | tuple) else [dtype] * len(sizes))]
         self.names = list(names) if names is not None else [f"parameter {i}" for i in range(len(sizes))]
         if not len(sizes) == len(dtypes) == len(self.names):
             raise InvalidArgument(f"{len(sizes)} shapes need as many dtypes and names, got {len(dtypes)} and {len(self.names)}")
-        if bucket_bytes <= 0:
-            raise InvalidArgument(f"bucket_bytes must be more than 0, got {bucket_bytes}")
+        for argument, value in {"bucket_bytes": bucket_bytes, "in_flight": in_flight}.items():
+            if value <= 0:
+                raise InvalidArgument(f"{argument} must be more than 0, got {value}")
         for d in dtypes:
             self.op.check(d)
-        error_feedback = error_feedback and not self.codec.exact
+            check(self.compressor, self.op, d)
+        error_feedback = (self.compressor.error_feedback if error_feedback is None else error_feedback) and not self.compressor.exact
         described = ", ".join(f"{name}: {d}{list(s)}" for name, d, s in zip(self.names, dtypes, sizes, strict=True))
         self._group = world.new_group("reducer")
         moves.barrier(
-            self._group, f"{self.op.name}, codec {self.codec.name}, {collective}, {bucket_bytes} B, feedback {error_feedback}; {described}"
+            self._group,
+            f"{self.op.name}, codec {self.compressor.name}, {collective}, {bucket_bytes} B, feedback {error_feedback}; {described}",
         ).wait()
 
         library = HOST if like is None else of(like)
         plans = layout(sizes, dtypes, bucket_bytes)
         self._buckets = [Bucket.allocate(library, plan, error_feedback) for plan in plans]
         self._home = {index: number for number, plan in enumerate(plans) for index in plan.offsets}
-        cuts = {i: slice(plan.offsets[i], plan.offsets[i] + int(np.prod(sizes[i], dtype=np.int64))) for plan in plans for i in plan.offsets}
+        cuts = {i: plan.cut(i) for plan in plans for i in plan.offsets}
         self.views: tuple[Array, ...] = tuple(self._buckets[self._home[i]].flat[cuts[i]].reshape(sizes[i]) for i in range(len(sizes)))
         self.residuals: list[Array] | None = None
         if error_feedback:
             held = [bucket.residual for bucket in self._buckets]
             self.residuals = [held[self._home[i]][cuts[i]].reshape(sizes[i]) for i in range(len(sizes))]  # type: ignore[index]
         self._library = library
-        self._check_finite = check_finite
+        self._check_finite, self._in_flight, self._steps = check_finite, in_flight, 0
         self._late_weights: bool | None = None  # whether wait() brings weights; None before the first wait
         self.seconds_waiting = 0.0
         self._step = _Step()
@@ -151,6 +160,11 @@ class Reducer:
                 self._reset()
             self.seconds_waiting += time.perf_counter() - begun
 
+    @property
+    def memory(self) -> Memory:
+        """What this reducer holds and has held at most, in bytes; prints as a line each."""
+        return measure(self._buckets, self._group, self._library)
+
     def close(self) -> None:
         """Give back the communicators. Called by all ranks; a program that makes few reducers need not."""
         self._group.leave()
@@ -189,19 +203,11 @@ class Reducer:
                 self._note_non_finite(bucket)
             if self.op.averages and self._step.scale is None:
                 self._step.scale = calls.weight_sum(self._group, self._step.weight)
-            self._step.running.append(
-                calls.allreduce(
-                    self._group,
-                    bucket.flat,
-                    self.op,
-                    self.codec,
-                    self.collective,
-                    weight=self._step.weight if self.op.averages else None,
-                    scale=self._step.scale,
-                    residual=bucket.residual,
-                    name=f"bucket {number}",
-                )
-            )
+            weight = self._step.weight if self.op.averages else None
+            last = number - self._in_flight + 1  # those before have finished, and so all begin in index order: MPI's own calls need that
+            after = tuple(self._step.running[max(0, last - self._in_flight) : max(0, last)])
+            how = How(self.op, self.collective, weight, self._step.scale, self._steps, number, after)
+            self._step.running.append(self.compressor.reduce(bucket, self._group, how))
 
     def _note_non_finite(self, bucket: Bucket) -> None:
         if self._step.weight:
@@ -216,6 +222,7 @@ class Reducer:
 
     def _reset(self) -> None:
         self._step = _Step()
+        self._steps += 1
         for bucket in self._buckets:
             bucket.ready.clear()
 

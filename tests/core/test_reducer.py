@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import hpcdl
-from hpcdl.codecs import BLOCK
+from hpcdl.codecs import BLOCK, by_name
 from hpcdl.errors import InvalidArgument, Mismatch, NonFinite, UnknownName
 from hpcdl.reduction.bucket import layout
 
@@ -229,3 +229,50 @@ def test_layout_starts_parameters_on_whole_blocks_last_first() -> None:
     assert [plan.size for plan in plans] == [4 * BLOCK, BLOCK]
     mixed = layout([(10,), (10,)], [f4, np.dtype("f8")], bucket_bytes=1 << 20)
     assert [plan.offsets for plan in mixed] == [{1: 0}, {0: 0}]
+
+
+@pytest.mark.parametrize("codec", ["none", "int8"])
+def test_no_more_buckets_in_flight_than_asked_for(ranks, codec) -> None:
+    """What rank 0 sends, and the memory that it takes, before rank 1 has come: that of the first buckets only."""
+
+    def body(world) -> list[tuple[int, int]]:
+        found = []
+        for in_flight in (1, 2, 4):
+            reducer = hpcdl.Reducer(world, [(4096,)] * 6, codec=codec, bucket_bytes=1, collective="ring", in_flight=in_flight)
+            reducer.begin(1)
+            for _ in range(2):
+                before = world.bytes_sent
+                if world.rank == 1:
+                    world.barrier()
+                for i, view in enumerate(reducer.views):
+                    view[...] = world.rank + i
+                    reducer.ready(i)
+                if world.rank == 0:
+                    found.append((world.bytes_sent - before, reducer.memory.wires))
+                    world.barrier()
+                reducer.wait()
+                assert all(np.allclose(view, i + 0.5, rtol=0.01) for i, view in enumerate(reducer.views))
+        return found
+
+    for one, two, four in [[found[i] for i in (0, 2, 4)] for found in ranks(2, body)[:1]]:
+        assert two[0] > 1.9 * one[0] and four[0] > 1.9 * two[0]
+        assert codec == "none" or one[1] < two[1] < four[1]  # exact wires are the array itself
+
+
+def test_memory_is_what_was_measured(ranks) -> None:
+    def body(world) -> None:
+        shapes = [(300, 7), (128,), (50,)]
+        reducer = hpcdl.Reducer(world, shapes, codec="int8", error_feedback=True)
+        padded = sum(-(-int(np.prod(shape)) // BLOCK) * BLOCK for shape in shapes)
+        assert reducer.memory.gradients == reducer.memory.error_feedback == 4 * padded
+        assert hpcdl.Reducer(world, shapes).memory.error_feedback == 0
+        reducer.wait(weight=0)
+        assert reducer.memory.wires >= by_name("int8").nbytes(padded // 2)
+        assert [line.split("  ")[0] for line in str(reducer.memory).splitlines()] == ["gradients", "error feedback", "kept", "wires"]
+
+    ranks(2, body)
+
+
+def test_in_flight_must_be_at_least_one() -> None:
+    with pytest.raises(InvalidArgument, match="in_flight must be more than 0, got 0"):
+        hpcdl.Reducer(hpcdl.World.solo(), [(1,)], in_flight=0)
