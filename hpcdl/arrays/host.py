@@ -20,6 +20,7 @@ except ImportError:  # no wheel for this processor: NumPy's casts, slower and ot
 
 __all__ = ["HOST"]
 
+_SAMPLE, _SPARE = 4096, 16  # enough of an array to know about where its k-th largest magnitude lies
 _ROW = 128  # short enough that BLAS does not start threads for it
 
 _NAMES: dict[np.dtype[Any], Any] = {np.dtype(np.float32): "float32", np.dtype(np.float16): "float16", BFLOAT16: "bfloat16"}
@@ -81,6 +82,19 @@ class _Host:
     def peaks(self, rows: Array) -> Array:
         # Magnitudes order as integers, NaN above all: one fast pass where max and min of floats take two slow ones.
         return (rows.view(np.uint32) & 0x7FFFFFFF).max(axis=1).view(np.float32)
+
+    def largest(self, x: Array, k: int) -> Array:
+        sizes = x.view(np.uint32) & 0x7FFFFFFF
+        some = sizes[:: max(1, x.size // _SAMPLE)]
+        rough = np.partition(some, place)[place] if (place := some.size - 2 * k * some.size // max(x.size, 1) - _SPARE) > 0 else 0
+        candidates = np.flatnonzero(sizes >= rough)
+        if candidates.size < k:  # the sample was not like the rest
+            candidates = np.arange(x.size)
+        chosen = sizes[candidates]
+        least = np.partition(chosen, chosen.size - k)[chosen.size - k] if 0 < k < chosen.size else 0
+        above, tied = np.flatnonzero(chosen > least), np.flatnonzero(chosen == least)
+        picked = candidates[np.sort(np.concatenate([above, tied[: k - above.size]]))] if k else candidates[:0]
+        return picked.astype(np.uint32)
 
     def all_between(self, rows: Array, low: float, high: float) -> bool:
         # A row's sum of squares lies between peak^2 and k * peak^2: one pass at memory speed, where max and min take two slow ones.

@@ -40,6 +40,10 @@ class Arrays(Protocol):
         """Largest magnitude of each row of a float32 matrix (m, k) -> (m,); NaN where a row holds one."""
         ...
 
+    def largest(self, x: Array, k: int) -> Array:
+        """Where the k largest magnitudes of float32 `x` (n,) are, ascending: uint32 (k,). NaN counts as largest; ties: lowest index."""
+        ...
+
     def all_between(self, rows: Array, low: float, high: float) -> bool:
         """True only if each row's largest magnitude lies in [low, high]; may say False for one that does.
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ..arrays import Array
 
-__all__ = ["BLOCK", "Codec", "blocks"]
+__all__ = ["BLOCK", "Codec", "blocks", "encoder"]
 
 #: Elements that share one exponent or scale. Bucket layouts align parameters to it, so that no block spans two of them.
 BLOCK = 128
@@ -20,9 +20,20 @@ class Codec(Protocol):
     floats round to infinity). NaN and infinity never decode to a finite number.
     """
 
-    name: str  # as the registry knows it, with its parameters
-    exact: bool  # the wire is the element's own bytes, of any dtype
-    error: float
+    @property
+    def name(self) -> str:
+        """As the registry knows it, with its parameters."""
+        ...
+
+    @property
+    def exact(self) -> bool:
+        """Whether the wire is the element's own bytes, of any dtype."""
+        ...
+
+    @property
+    def error(self) -> float:
+        """The bound above."""
+        ...
 
     def nbytes(self, n: int) -> int:
         """Size of the wire of `n` elements; fixed by `n` alone, so that receives are posted before anything is encoded."""
@@ -35,6 +46,20 @@ class Codec(Protocol):
     def decode(self, wire: Array, out: Array) -> None:
         """Write what `wire` holds into `out` (float32, contiguous)."""
         ...
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """A codec that draws random bits, and so encodes differently in each place."""
+
+    def at(self, step: int, rank: int, element: int) -> Codec:
+        """The same codec, for elements from number `element` on, encoded by `rank` in operation `step`."""
+        ...
+
+
+def encoder(codec: Codec, step: int, rank: int, element: int) -> Codec:
+    """`codec` as it encodes there; most encode alike everywhere."""
+    return codec.at(step, rank, element) if isinstance(codec, Placed) else codec
 
 
 def blocks(n: int) -> Iterator[tuple[slice, slice, int]]:

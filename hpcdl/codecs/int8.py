@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ..arrays import Array, of
 from .base import BLOCK, blocks
 
-__all__ = ["Int8"]
+__all__ = ["Int8", "scale"]
 
 _LEVELS = 127
 _SMALLEST = 2.0**-126  # a scale below this would be subnormal, and processors disagree on those
@@ -17,7 +19,7 @@ class Int8:
 
     Wire: ceil(n / 128) float32 scales s = peak / 127 (correctly rounded), then n int8 values q = round(x / s), ties to even; an element is
     q * s. A block that holds a NaN or infinity decodes to NaN throughout: its loss is seen, not hidden. Symmetric linear
-    quantisation without stochastic rounding: use it with error feedback, or it is biased.
+    quantisation, rounded to nearest: use it with error feedback, or it is biased.
     """
 
     name = "int8"
@@ -28,18 +30,8 @@ class Int8:
         return n + 4 * -(-n // BLOCK)
 
     def encode(self, x: Array, wire: Array) -> None:
-        library = of(x)
-        xp = library.xp
-        scales, values = _parts(wire, x.size)
-        for elements, rows, width in blocks(x.size):
-            part = x[elements].reshape(-1, width)
-            peaks = library.peaks(part)
-            scale = xp.clip(peaks / xp.float32(_LEVELS), xp.float32(_SMALLEST), xp.float32(_LARGEST))
-            scales[rows] = xp.where(xp.isfinite(peaks), scale, xp.float32("nan"))
-            quotients = part / scale[:, None]
-            if library.on_host and not xp.isfinite(scale).all():
-                quotients[xp.isnan(scale)] = 0  # what a cast makes of NaN differs between processors
-            library.round_to_int8(quotients.reshape(-1), values[elements])
+        for values, quotients in scale(x, wire):
+            of(x).round_to_int8(quotients, values)
 
     def decode(self, wire: Array, out: Array) -> None:
         library = of(out)
@@ -48,6 +40,22 @@ class Int8:
         for elements, rows, width in blocks(out.size):
             part = out[elements].reshape(-1, width)
             library.xp.multiply(part, scales[rows][:, None], out=part)
+
+
+def scale(x: Array, wire: Array) -> Iterator[tuple[Array, Array]]:
+    """Write the scales of `x` into `wire`; gives where rounded quotients x / s belong, and the quotients, part by part and in order."""
+    library = of(x)
+    xp = library.xp
+    scales, values = _parts(wire, x.size)
+    for elements, rows, width in blocks(x.size):
+        part = x[elements].reshape(-1, width)
+        peaks = library.peaks(part)
+        chosen = xp.clip(peaks / xp.float32(_LEVELS), xp.float32(_SMALLEST), xp.float32(_LARGEST))
+        scales[rows] = xp.where(xp.isfinite(peaks), chosen, xp.float32("nan"))
+        quotients = part / chosen[:, None]
+        if library.on_host and not xp.isfinite(chosen).all():
+            quotients[xp.isnan(chosen)] = 0  # what a cast makes of NaN differs between processors
+        yield values[elements], quotients.reshape(-1)
 
 
 def _parts(wire: Array, n: int) -> tuple[Array, Array]:

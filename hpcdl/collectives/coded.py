@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..arrays import Array, Arrays, of
+from ..codecs import encoder
 from .layout import pieces
 from .pool import Scratch
 from .task import Task
@@ -110,7 +111,7 @@ class CodedChunks:
         if self._narrow is not None:
             self._library.cast(source, self._narrow[: end - begin])
             source = self._narrow[: end - begin]
-        task.codec.encode(source, wire)
+        encoder(task.codec, int(task.header[0]), task.transport.rank, begin).encode(source, wire)
         if final:
             self._replace(begin, end, wire)
         if residual is not None:

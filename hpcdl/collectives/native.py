@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from ..arrays import HOST, of
+from ..codecs import encoder
 from ..transport.base import NativeCalls
 from .coded import forget_non_finite
 from .execute import Body, Disagreement
@@ -73,7 +74,7 @@ class Native:
         if task.residual is not None:
             task.residual += task.x
             source = task.residual.astype("f4", copy=False)
-        task.codec.encode(source, mine)
+        encoder(task.codec, int(task.header[0]), task.transport.rank, 0).encode(source, mine)
         if task.residual is not None:
             task.codec.decode(mine, decoded)
             task.residual -= decoded

@@ -9,15 +9,24 @@ import numpy as np
 from ..arrays import is_floating
 from ..codecs import Codec, codecs
 from ..codecs import by_name as codec_by_name
+from ..codecs.sign import Sign
+from ..codecs.topk import TopK
 from ..collectives.ops import Op
 from ..errors import InvalidArgument, UnknownName
 from ..registry import Registry, parse_spec
 from .compressor import Compressor
 from .elementwise import Elementwise
+from .gathered import Gathered
+from .powersgd import PowerSGD
+from .randomk import RandomK
 
 __all__ = ["by_name", "check", "compressors", "names"]
 
 compressors: Registry[Compressor] = Registry("compressor")
+compressors.register("topk", lambda ratio=0.01: Gathered(TopK(ratio)))
+compressors.register("randomk", RandomK)
+compressors.register("sign", lambda: Gathered(Sign()))
+compressors.register("powersgd", PowerSGD)
 
 
 def names() -> list[str]:

@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as np_arrays
 
 from hpcdl.arrays import HOST
-from hpcdl.codecs import BLOCK, Codec, by_name, codecs
+from hpcdl.codecs import BLOCK, FOR_BUCKETS, Codec, by_name, codecs, encoder, noise
+from hpcdl.codecs.sign import Sign
+from hpcdl.codecs.topk import TopK
 from hpcdl.errors import InvalidArgument, UnknownName
 
 GOLDEN = Path(__file__).parent / "golden"
+FORMATS = {**{name: by_name(name) for name in codecs}, "sign": Sign(), "topk": TopK(0.05)}  # those that go through compressors, too
 LOSSY = [name for name in codecs if not by_name(name).exact]
 
 
@@ -76,10 +79,10 @@ def golden_input() -> np.ndarray:
     return np.concatenate([usual, ties, usual * 2.0**-90, usual * 2.0**100, usual[:3] * 2.0**-140, usual[:40]]).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", list(codecs))
+@pytest.mark.parametrize("name", FORMATS)
 def test_golden_wire(name: str) -> None:
     """Law 5. A changed wire format fails here: ranks of two versions could not talk to each other."""
-    codec = by_name(name)
+    codec = FORMATS[name]
     x = golden_input()
     wire = np.empty(codec.nbytes(x.size), np.uint8)
     codec.encode(x, wire)
@@ -92,7 +95,9 @@ def test_size_is_what_the_docstring_says() -> None:
     n = 1000
     blocks = -(-n // BLOCK)
     wanted = {"none": 4000, "fp16": 2000 + blocks, "bf16": 2000, "int8": 1000 + 4 * blocks}
-    assert {name: by_name(name).nbytes(n) for name in codecs} == wanted
+    wanted |= {"int8-stochastic": wanted["int8"], "sign": 4 * 32 + 4 * blocks, "topk": 8 * 50}
+    assert {name: codec.nbytes(n) for name, codec in FORMATS.items()} == wanted
+    assert all(codec.nbytes(0) == 0 for codec in FORMATS.values())
 
 
 def test_casts_equal_numpys_bit_for_bit() -> None:
@@ -124,7 +129,67 @@ def test_casts_of_odd_memory() -> None:
 def test_names() -> None:
     assert by_name(None).exact
     assert by_name(by_name("fp16")).name == "fp16"
-    with pytest.raises(UnknownName, match="unknown codec 'fp8'; known: bf16, fp16, int8, none"):
+    with pytest.raises(UnknownName, match="unknown codec 'fp8'; known: bf16, fp16, int8, int8-stochastic, none"):
         by_name("fp8")
     with pytest.raises(InvalidArgument, match="int8:bits=3"):
         by_name("int8:bits=3")
+
+
+@pytest.mark.parametrize("name", FOR_BUCKETS)
+def test_what_is_for_reducers_says_so(name: str) -> None:
+    with pytest.raises(InvalidArgument, match=rf"codec '{name}' needs memory .* use hpcdl.Reducer\(codec='{name}:a=1'\)"):
+        by_name(f"{name}:a=1")
+
+
+def test_stochastic_rounding_is_right_on_average() -> None:
+    """The mean of many encodings, by step, rank and place: within 5 standard errors, where nearest rounding is far off."""
+    n, times = 64 * BLOCK, 400
+    x = (np.random.default_rng(0).uniform(-1, 1, n) * np.repeat(10.0 ** np.arange(-32, 32), BLOCK)).astype(np.float32)
+    levels = block_peaks(x) / 127
+    codec, total = by_name("int8-stochastic"), np.zeros(n)
+    for time in range(times):
+        total += through(encoder(codec, time, time % 3, 2 * n * time), x)
+    off = (total / times - x) / levels  # in levels; a single error has a standard deviation of at most 1/2
+    assert np.abs(off).max() < 6 * 0.5 / np.sqrt(times)
+    assert abs(off.mean()) < 5 * 0.5 / np.sqrt(times * n)
+    assert np.abs((through(by_name("int8"), x) - x) / levels).max() > 0.49
+
+
+def test_stochastic_rounding_depends_on_its_place_alone() -> None:
+    x = np.random.default_rng(1).normal(size=4 * BLOCK).astype(np.float32)
+    codec = by_name("int8-stochastic")
+    whole, half = (through(encoder(codec, 5, 1, at), part) for at, part in ((1000, x), (1000 + 2 * BLOCK, x[2 * BLOCK :])))
+    assert (whole[2 * BLOCK :] == half).all()
+    others = [through(encoder(c, *at), x) for c, at in ((codec, (5, 2, 1000)), (codec, (6, 1, 1000)), (codec, (5, 1, 0)))]
+    others.append(through(encoder(by_name("int8-stochastic:seed=1"), 5, 1, 1000), x))
+    assert all((other != whole).any() for other in others)
+    assert encoder(by_name("int8"), 5, 1, 1000) is by_name("int8")
+
+
+def test_random_bits() -> None:
+    """Pinned: a GPU, and every later version, makes the same."""
+    stream = noise.key(1, 2, 3)
+    assert stream == 0xEFD4666D3F5B4599
+    assert noise.bits(np, stream, 2**32 - 2, 4).tolist() == [0xB0AA7948, 0x448B8985, 0xB8F10E46, 0xF5C594E5]
+    drawn = np.stack([noise.uniform(np, noise.key(0, step), 0, 1 << 16) for step in range(4)]).astype(np.float64)
+    assert abs(drawn.mean() - 0.5) < 0.003 and abs(drawn.var() - 1 / 12) < 0.002
+    related = np.corrcoef(np.concatenate([drawn[:, :-1], drawn[:, 1:]]))
+    assert np.abs(related - np.eye(8)).max() < 0.02
+
+
+@pytest.mark.parametrize("n", [1, 2, 100, 5000, 100_000])
+@pytest.mark.parametrize("kind", ["normal", "ties", "clustered", "bad"])
+def test_the_largest(n: int, kind: str) -> None:
+    rng = np.random.default_rng(n)
+    x = rng.normal(size=n).astype(np.float32)
+    if kind == "ties":
+        x = rng.integers(-3, 4, n).astype(np.float32)
+    elif kind == "clustered":
+        x[n // 2 : n // 2 + n // 50] *= 1000
+        x[::24] *= 0  # what a sample of every so many would see
+    elif kind == "bad":
+        x[rng.integers(0, n, 3)] = [np.nan, -np.inf, np.inf]
+    size = np.where(np.isnan(x), np.inf, np.abs(x))
+    for k in {0, 1, n // 100, n // 3, n}:
+        wanted = np.sort(np.lexsort((np.arange(n), ~np.isnan(x), -size))[:k])
+        assert HOST.largest(x, k).tolist() == wanted.tolist()
