@@ -13,7 +13,7 @@
         └── PeerLost                              a rank left, raised or died beside a collective
 
 A message says which rank, what, the valid values and the cure:
-``rank 3 of 8: unknown codec 'fp8'; known: bf16, fp16, int8, none``.
+``rank 3 of 8: unknown codec 'fp8'; known: bf16, fp16, int8, int8-stochastic, none``.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..arrays import Array, of
 from .base import BLOCK, blocks
@@ -16,7 +17,7 @@ class Sign:
     |x - decoded|^2 = (1 - d) |x|^2 with d = |x|_1^2 / (n |x|_2^2) in each block: 0.64 for normally distributed elements.
 
     Wire: ceil(n / 128) float32 scales s, then n bits, lowest first, set for a negative element; an element is -s or s. A block that holds
-    NaN or infinity decodes to nothing finite. Biased: it converges with error feedback only (EF-signSGD: Karimireddy et al. 2019, alg. 1,
+    NaN or infinity decodes to NaN throughout. Biased: it converges with error feedback only (EF-signSGD: Karimireddy et al. 2019, alg. 1,
     with blocks for layers as in Zheng et al. 2019, sec. 4.2; the idea: Seide et al. 2014).
     """
 
@@ -31,7 +32,7 @@ class Sign:
         xp = of(x).xp
         scales, packed = _parts(wire, x.size)
         for elements, rows, width in blocks(x.size):
-            scales[rows] = _means(x[elements].reshape(-1, width))
+            scales[rows] = _means(xp, x[elements].reshape(-1, width))
         bits = xp.packbits(xp.signbit(x), bitorder="little")
         packed[: bits.size] = bits
         packed[bits.size :] = 0
@@ -47,7 +48,7 @@ class Sign:
             xp.multiply(part, scales[rows][:, None], out=part)
 
 
-def _means(rows: Array) -> Array:
+def _means(xp: Any, rows: Array) -> Array:
     """Mean magnitude of each row, (m, k) float32 -> (m,), summed by halves in float64, so that every machine and device gets the same."""
     width = rows.shape[1]
     sums, left = abs(rows).astype("f8"), width
@@ -55,7 +56,8 @@ def _means(rows: Array) -> Array:
         half = -(-left // 2)
         sums[:, : left - half] += sums[:, half:left]
         left = half
-    return (sums[:, 0] / width).astype("f4")
+    means = (sums[:, 0] / width).astype("f4")
+    return xp.where(xp.isfinite(means), means, xp.float32("nan"))  # one NaN everywhere: wires do not depend on where they were made
 
 
 def _parts(wire: Array, n: int) -> tuple[Array, Array]:

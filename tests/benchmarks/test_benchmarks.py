@@ -97,7 +97,7 @@ def test_demo(require, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["codecs.py", "--codecs", "fp8"], "unknown codec 'fp8'; known: bf16, fp16, int8, none"),
+        (["codecs.py", "--codecs", "fp8"], "unknown codec 'fp8'; known: bf16, fp16, int8, int8-stochastic, none"),
         (["codecs.py", "--sizes", "7"], "'7': give a multiple of 4 bytes"),
         (["demo.py", "--repeat", "0"], "'0': give a whole number of at least 1"),
         (["demo.py", "--json", "no/such/folder/x.jsonl"], "cannot write to no/such/folder/x.jsonl"),

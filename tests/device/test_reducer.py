@@ -25,7 +25,12 @@ def steps(world, library, like, **how):
     return reducer.views
 
 
+COMPRESSORS = ["topk:ratio=0.1", "randomk:ratio=0.1", "sign", "powersgd:rank=1"]
 HOW = [{}, {"codec": "fp16"}, {"codec": "int8", "error_feedback": True}, {"codec": "bf16", "dtype": "float64"}]
+HOW += [
+    {"codec": "int8-stochastic"},
+    *({"codec": codec, "dtype": dtype} for codec in COMPRESSORS for dtype in ("float32", "float64", "float16")),
+]
 
 
 @pytest.mark.parametrize("how", HOW, ids=str)
@@ -88,7 +93,7 @@ def test_training(ranks, cupy, loss, optimizer, reduction):
     ranks(3, body)
 
 
-@pytest.mark.parametrize("codec", ["none", "fp16", "int8", "bf16"])
+@pytest.mark.parametrize("codec", ["none", "fp16", "int8", "bf16", "int8-stochastic", *COMPRESSORS])
 @pytest.mark.parametrize("batch_size", [2, 9])  # with 2, one rank of three has no samples
 def test_a_step_never_waits_for_the_device(ranks, cupy, codec, batch_size):
     def body(world):

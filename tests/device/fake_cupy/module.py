@@ -13,7 +13,7 @@ from .missing import Namespace
 
 UFUNCS = (
     *("add", "subtract", "multiply", "divide", "maximum", "minimum", "power", "negative", "absolute", "abs", "sqrt", "square"),
-    *("exp", "log", "log1p", "tanh", "rint", "sign", "signbit", "ldexp", "frexp", "isfinite", "isnan", "isinf", "invert"),
+    *("exp", "log", "log1p", "tanh", "rint", "floor", "sign", "signbit", "ldexp", "frexp", "isfinite", "isnan", "isinf", "invert"),
     *("bitwise_and", "bitwise_or", "bitwise_xor", "left_shift", "right_shift"),
     *("logical_and", "logical_or", "logical_xor", "logical_not"),
     *("equal", "not_equal", "less", "less_equal", "greater", "greater_equal"),
@@ -115,7 +115,19 @@ def _functions(machine: Machine, array: Any) -> dict[str, Any]:
     def matmul(*args: Any, axes: Any = None, axis: Any = None, keepdims: bool = False, out: Any = None) -> Any:
         return kernels.launch(machine, "matmul", np.matmul, *args, out=out, exact=False)
 
+    def argsort(a: Any, axis: Any = -1, kind: Any = None) -> Any:
+        return kernels.launch(machine, "argsort", lambda x: np.argsort(x, kind="stable"), a)
+
+    def sort(a: Any, axis: Any = -1, kind: Any = None) -> Any:
+        return kernels.launch(machine, "sort", np.sort, a)
+
+    def packbits(a: Any, axis: Any = None, bitorder: str = "big") -> Any:
+        return kernels.launch(machine, "packbits", lambda x: np.packbits(x, bitorder=bitorder), a)
+
+    def unpackbits(a: Any, axis: Any = None, bitorder: str = "big") -> Any:
+        return kernels.launch(machine, "unpackbits", lambda x: np.unpackbits(x, bitorder=bitorder), a)
+
     def sum(a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False) -> Any:
         return a.sum(axis, dtype, out, keepdims)
 
-    return {f.__name__: f for f in (asnumpy, copyto, where, clip, nan_to_num, matmul, sum)}
+    return {f.__name__: f for f in (asnumpy, copyto, where, clip, nan_to_num, matmul, argsort, sort, packbits, unpackbits, sum)}
