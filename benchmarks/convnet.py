@@ -29,7 +29,7 @@ def train(world: hpcdl.World, codec: str, seed: int, epochs: int) -> tuple[float
     for i, parameter in enumerate(parameters):
         parameter.grad = torch.from_numpy(reducer.views[i])  # backward writes where the reducer reads
         parameter.register_post_accumulate_grad_hook(lambda _, i=i: reducer.ready(i))
-    optimizer = torch.optim.SGD(parameters, lr=0.2)
+    optimizer = torch.optim.SGD(parameters, lr=0.1)
     shards = Shards(len(y), 64, world.rank, world.size, seed)
     before = world.bytes_sent
     for epoch in range(epochs):

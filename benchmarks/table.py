@@ -108,11 +108,24 @@ def demo(record: Record) -> str:
     return f"{_caption(record, text)}\n\n{_markdown(['ranks, codec', *parts], rows)}"
 
 
+def convergence(record: Record) -> str:
+    """Bytes and accuracy side by side: a row per codec, a pair of columns per model."""
+    models = list(dict.fromkeys(found["model"] for found in record["results"]))
+    rows: dict[str, list[str]] = {}
+    for found in record["results"]:
+        sent = f"{found['bytes_per_step']:,} ({found['bytes_ratio']:.3g})"
+        rows.setdefault(found["codec"], []).extend([sent, f"{found['mean']:.2f} ({found['difference']:+.2f})"])
+    head = ["", *(f"{model}: {what}" for model in models for what in ("bytes per step (of float32)", "accuracy, % (difference)"))]
+    text = f"{record['ranks']} ranks: bytes that a rank sends per step, and test accuracy on digits, mean of {record['seeds']} seeds."
+    return f"{_caption(record, text)}\n\n{_markdown(head, ([codec, *cells] for codec, cells in rows.items()))}"
+
+
 TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
     "codecs": ("codecs", codecs),
     "allreduce": ("allreduce", allreduce_short),
     "allreduce-all": ("allreduce", allreduce),
     "demo": ("demo", demo),
+    "convergence": ("convergence", convergence),
 }
 
 

@@ -94,6 +94,23 @@ def test_demo(require, tmp_path):
     assert shows(tmp_path, "demo", "2, fp16")
 
 
+def test_convergence(require, tmp_path):
+    require("mpi")
+    require("sklearn")
+    path = tmp_path / "convergence.jsonl"
+    options = ["--models", "perceptron", "--codecs", "topk:ratio=0.02", "int8", "--seeds", 1, "--epochs", 4, "--json", path]
+    done = on_two_ranks("convergence.py", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = only_line(path)
+    assert (record["ranks"], record["margin"]) == (2, 1.0)
+    assert [found["codec"] for found in record["results"]] == ["none", "topk:ratio=0.02", "int8"]
+    assert all(found["mean"] > 80 and found["within"] for found in record["results"])
+    assert [found["error_feedback"] for found in record["results"]] == [False, True, False]
+    assert record["results"][1]["bytes_ratio"] < 0.05
+    rendered = python(PROGRAMS / "table.py", "--results", tmp_path, "convergence")
+    assert "| topk:ratio=0.02 | " in rendered.stdout and "perceptron: accuracy" in rendered.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -101,7 +118,7 @@ def test_demo(require, tmp_path):
         (["codecs.py", "--sizes", "7"], "'7': give a multiple of 4 bytes"),
         (["demo.py", "--repeat", "0"], "'0': give a whole number of at least 1"),
         (["demo.py", "--json", "no/such/folder/x.jsonl"], "cannot write to no/such/folder/x.jsonl"),
-        (["table.py", "speed"], "unknown table 'speed'; known: codecs, allreduce, allreduce-all, demo"),
+        (["table.py", "speed"], "unknown table 'speed'; known: codecs, allreduce, allreduce-all, demo, convergence"),
     ],
 )
 def test_bad_option(words, said):

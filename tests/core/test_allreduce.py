@@ -190,7 +190,7 @@ def test_bad_input(ranks) -> None:
             (lambda: world.allreduce(np.ones(3, np.int32), op="mean"), InvalidArgument, "op 'mean' is not defined for int32"),
             (lambda: world.allreduce(np.ones(3, np.int32), codec="fp16"), InvalidArgument, "needs a floating dtype, got int32"),
             (lambda: world.allreduce(good, op="average"), UnknownName, "unknown op 'average'; known: bit_and"),
-            (lambda: world.allreduce(good, codec="fp8"), UnknownName, "unknown codec 'fp8'; known: bf16, fp16, int8, int8-stochastic, none"),
+            (lambda: world.allreduce(good, codec="fp8"), UnknownName, "unknown codec 'fp8'; known: bf16, fp16, int8, int8-stoch"),
             (lambda: world.allreduce(good, collective="star"), UnknownName, "unknown collective 'star'; known: auto, direct"),
             (lambda: world.allreduce(good, weight=2.0), InvalidArgument, "weight is for op='mean'"),
             (lambda: world.allreduce(good, op="mean", weight=-1.0), InvalidArgument, "weight must be finite and not negative"),
