@@ -262,13 +262,13 @@ def test_no_more_buckets_in_flight_than_asked_for(ranks, codec) -> None:
 def test_memory_is_what_was_measured(ranks) -> None:
     def body(world) -> None:
         shapes = [(300, 7), (128,), (50,)]
-        reducer = hpcdl.Reducer(world, shapes, codec="int8", error_feedback=True)
+        reducer = hpcdl.Reducer(world, shapes, codec="int8", error_feedback=True, collective="ring")
         padded = sum(-(-int(np.prod(shape)) // BLOCK) * BLOCK for shape in shapes)
         assert reducer.memory.gradients == reducer.memory.error_feedback == 4 * padded
         assert hpcdl.Reducer(world, shapes).memory.error_feedback == 0
         reducer.wait(weight=0)
         assert reducer.memory.wires >= by_name("int8").nbytes(padded // 2)
-        assert [line.split("  ")[0] for line in str(reducer.memory).splitlines()] == ["gradients", "error feedback", "kept", "wires"]
+        assert [line.split("  ")[0] for line in str(reducer.memory).splitlines()] == ["gradients", "error feedback", "kept", "wires", "window"]
 
     ranks(2, body)
 
