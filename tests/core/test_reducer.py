@@ -268,7 +268,8 @@ def test_memory_is_what_was_measured(ranks) -> None:
         assert hpcdl.Reducer(world, shapes).memory.error_feedback == 0
         reducer.wait(weight=0)
         assert reducer.memory.wires >= by_name("int8").nbytes(padded // 2)
-        assert [line.split("  ")[0] for line in str(reducer.memory).splitlines()] == ["gradients", "error feedback", "kept", "wires", "window"]
+        lines = str(reducer.memory).splitlines()
+        assert [line.split("  ")[0] for line in lines] == ["gradients", "error feedback", "kept", "wires", "window"]
 
     ranks(2, body)
 
