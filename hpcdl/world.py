@@ -121,10 +121,8 @@ class World:
         """
         sizes = (shape,) if isinstance(shape, int) else tuple(shape)
         nbytes = math.prod(sizes) * np.dtype(dtype).itemsize
-        moves.barrier(self._group, agreement=f"buffer of {nbytes} bytes").wait()
-        with self._group.engine.locked():
-            flat = self._group.buffers.allocate(nbytes)
-        return flat.view(dtype).reshape(sizes)
+        flat: Array = moves.buffer(self._group, nbytes).view(dtype)
+        return flat.reshape(sizes)
 
     def broadcast(self, x: Array, root: int = 0) -> Array:
         """Overwrite `x` with rank `root`'s, and return it.
@@ -194,7 +192,7 @@ class World:
         if self._owns_engine:
             engine.close()
         for group in groups:
-            group.close()
+            group.close(memory=not self._owns_engine)
 
     @property
     def broken(self) -> CommunicationError | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,9 +14,6 @@ from .board import Board, board_bytes
 from .progress import Backoff, Engine
 
 __all__ = ["Buffers"]
-
-
-_GRACE = 5.0  # seconds that ranks get to say that they no longer use their memory
 
 
 class Buffers:
@@ -63,7 +59,8 @@ class Buffers:
     def close(self, engine: Engine, wanted: Callable[[], bool]) -> None:
         """Give it all back, but for what somebody still holds, as soon as all ranks of the node do so.
 
-        Lets `engine` go on meanwhile; gives up after some seconds, or where it is no longer `wanted`.
+        Lets `engine` go on meanwhile; gives up where it is no longer `wanted`. One window after another, in the same order on all ranks,
+        since the last act waits for the others.
         """
         windows, self._windows = self._windows, []
         if self.board is not None:
@@ -71,11 +68,11 @@ class Buffers:
             self.board = None
         with engine.locked():
             closing = [window.close() for window in windows]
-        backoff, end = Backoff(), time.monotonic() + _GRACE
-        while closing and wanted() and time.monotonic() < end:
+        backoff = Backoff()
+        while closing and wanted():
             backoff.pause(engine.poll())
             with engine.locked():
-                closing = [pending for pending in closing if not pending.done()]
+                closing = closing[1:] if closing[0].done() else closing
 
     def _window(self, nbytes: int) -> Window | None:
         return self._transport.window(nbytes if self._wanted else 0) if self._shares else None

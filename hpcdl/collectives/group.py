@@ -142,7 +142,8 @@ class Group:
 
     def all_left(self) -> bool:
         """Whether every other rank has left, so that nobody will ask this one for anything any more."""
-        return len(self._departed) == self.transport.size - 1 and not self._active and self._control.flushed()
+        calm = not self._active and not self._states
+        return calm and len(self._departed) == self.transport.size - 1 and self._control.flushed()
 
     def wait_for_all_to_leave(self, limit: float | None = None) -> None:
         """Wait, cheaply, until every rank has left; at most `limit` seconds, or, without a limit, until the group is broken."""
@@ -150,9 +151,12 @@ class Group:
         while not self.all_left() and (time.monotonic() < end if limit is not None else self.broken is None):
             backoff.pause(self.engine.poll())
 
-    def close(self) -> None:
-        """Give back what the group holds. A group that came to a good end gives back its communicators too."""
-        if self.broken is None and self.all_left():
+    def close(self, memory: bool = True) -> None:
+        """Give back what the group holds. A group that came to a good end gives back its communicators too.
+
+        And its shared `memory`, if all ranks close this very group now; at the end of a program MPI does so.
+        """
+        if memory and self.broken is None and self.all_left():
             self.buffers.close(self.engine, lambda: self.broken is None)
         with self.engine.locked():
             self.engine.remove_group(self)

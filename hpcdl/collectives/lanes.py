@@ -179,5 +179,3 @@ class Incoming:
 
 def _window(task: Task) -> int:
     return max(2, min(_MOST_PIECES, _MOST_BYTES // (task.piece * int(task.x.itemsize))))
-
-

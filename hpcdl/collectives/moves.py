@@ -20,7 +20,7 @@ from .operation import Operation, Signature
 from .ops import by_name as op_by_name
 from .task import Task
 
-__all__ = ["all_gather", "all_to_all", "barrier", "broadcast"]
+__all__ = ["all_gather", "all_to_all", "barrier", "broadcast", "buffer"]
 
 _TREE_BROADCAST_BYTES = 1 << 16
 
@@ -98,6 +98,16 @@ def barrier(group: Group, agreement: str = "") -> Operation:
         return execute(tree.ALL_REDUCE, _moving(group, np.empty(0, np.uint8), tag, header))
 
     return group.start(Signature("barrier", extra=agreement), call)
+
+
+def buffer(group: Group, nbytes: int, agreement: str = "") -> Array:
+    """`nbytes` of zeros, in memory that the ranks of a node share where they can. Blocks until every rank has asked for as many.
+
+    The ranks agree first, through the progress loop, so that the blocking call into MPI which follows cannot hang.
+    """
+    barrier(group, f"buffer of {nbytes} bytes{agreement}").wait()
+    with group.engine.locked():
+        return group.buffers.allocate(nbytes)
 
 
 def _moving(group: Group, x: Array, tag: int, header: Any, root: int = 0, bounds: list[int] | None = None) -> Task:

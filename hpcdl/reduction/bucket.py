@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
-from ..arrays import Array, Arrays, accumulator
+from ..arrays import HOST, Array, Arrays, accumulator
 from ..codecs import BLOCK
+from ..collectives import moves
+from ..collectives.group import Group
 
-__all__ = ["Bucket", "Layout", "layout"]
+__all__ = ["Bucket", "Layout", "layout", "storage"]
+
+_PAGE = 4096  # bytes; each bucket begins on a page of its own
 
 Shape = tuple[int, ...]
 
@@ -49,6 +54,15 @@ def layout(shapes: Sequence[Shape], dtypes: Sequence[Any], bucket_bytes: int) ->
     return sorted(done, key=lambda bucket: -max(bucket.offsets))
 
 
+def storage(library: Arrays, group: Group, plans: Sequence[Layout]) -> list[Array]:
+    """Zeroed memory for each of `plans`; on the host in one piece that a node's ranks share: they read where backward writes."""
+    if library is not HOST:
+        return [library.xp.zeros(plan.size, plan.dtype) for plan in plans]
+    begins = [0, *accumulate(-(-plan.size * plan.dtype.itemsize // _PAGE) * _PAGE for plan in plans)]
+    memory = moves.buffer(group, begins[-1], f" for buckets of {[(plan.size, str(plan.dtype)) for plan in plans]}")
+    return [memory[begin : begin + plan.size * plan.dtype.itemsize].view(plan.dtype) for begin, plan in zip(begins, plans, strict=False)]
+
+
 def _layout(dtype: Any, offsets: dict[int, int], size: int, shapes: Sequence[Shape]) -> Layout:
     return Layout(dtype, offsets, size, {i: shapes[i] for i in offsets})
 
@@ -68,9 +82,8 @@ class Bucket:
     kept: dict[int, Array] = field(default_factory=dict)
 
     @classmethod
-    def allocate(cls, library: Arrays, plan: Layout, error_feedback: bool) -> Bucket:
-        """Zeroed memory for `plan`."""
-        flat = library.xp.zeros(plan.size, plan.dtype)
+    def allocate(cls, library: Arrays, plan: Layout, flat: Array, error_feedback: bool) -> Bucket:
+        """A bucket in `flat`, which is zero."""
         residual = library.xp.zeros(plan.size, accumulator(plan.dtype)) if error_feedback else None
         return cls(flat, residual, plan, frozenset(plan.offsets))
 

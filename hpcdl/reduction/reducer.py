@@ -17,7 +17,7 @@ from ..collectives.operation import Operation
 from ..collectives.ops import by_name as op_by_name
 from ..collectives.task import Scale
 from ..errors import InvalidArgument, NonFinite
-from .bucket import Bucket, layout
+from .bucket import Bucket, layout, storage
 from .compressor import Compressor, How
 from .compressors import by_name as compressor_by_name
 from .compressors import check
@@ -100,7 +100,8 @@ class Reducer:
 
         library = HOST if like is None else of(like)
         plans = layout(sizes, dtypes, bucket_bytes)
-        self._buckets = [Bucket.allocate(library, plan, error_feedback) for plan in plans]
+        flats = storage(library, self._group, plans)
+        self._buckets = [Bucket.allocate(library, plan, flat, error_feedback) for plan, flat in zip(plans, flats, strict=True)]
         self._home = {index: number for number, plan in enumerate(plans) for index in plan.offsets}
         cuts = {i: plan.cut(i) for plan in plans for i in plan.offsets}
         self.views: tuple[Array, ...] = tuple(self._buckets[self._home[i]].flat[cuts[i]].reshape(sizes[i]) for i in range(len(sizes)))
@@ -166,9 +167,13 @@ class Reducer:
         return measure(self._buckets, self._group, self._library)
 
     def close(self) -> None:
-        """Give back the communicators. Called by all ranks; a program that makes few reducers need not."""
+        """Give back communicators and memory. Called by all ranks; a program that makes few reducers need not.
+
+        Views that the caller still holds stay valid.
+        """
         self._group.leave()
         self._group.wait_for_all_to_leave()
+        self._buckets, self.views, self.residuals = [], (), None
         self._group.close()
 
     def _take_weight(self, weight: float | None) -> None:
