@@ -70,7 +70,7 @@ def test_commands():
 
 
 def test_table_of_codecs():
-    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([^|]+) \|", README, re.MULTILINE)
+    rows = re.findall(r"^\| `([\w-]+)` \| ([^|]+) \| ([^|]+) \|", README, re.MULTILINE)
     assert {name for name, _, _ in rows} == set(codecs)
     for name, size, error in rows:
         codec, n = codecs.get(name), 128 * 40

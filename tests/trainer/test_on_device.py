@@ -11,7 +11,7 @@ from hpcdl.world import World
 
 
 def trained(world, x, y, loss, optimizer):
-    trainer = Trainer(world, MLP((6, 8, 3), seed=1, like=x), loss, optimizer, codec="fp16")
+    trainer = Trainer(world, MLP((6, 8, 3), seed=1, like=x), loss, optimizer, codec="fp16", collective="ring")
     return trainer, trainer.fit(x, y, batch_size=5, epochs=2), evaluate(trainer.model, trainer.loss, x, y, world)
 
 
