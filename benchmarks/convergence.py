@@ -58,7 +58,7 @@ def convnet(world: hpcdl.World, codec: str, seed: int, epochs: int) -> tuple[flo
     return train(world, codec, seed, epochs)
 
 
-MODELS = {"perceptron": Model(perceptron, 20), "convnet": Model(convnet, 30)}
+MODELS = {"perceptron": Model(perceptron, 20), "convnet": Model(convnet, 25)}
 
 
 def measure(world: hpcdl.World, name: str, codec: str, seeds: Sequence[int], epochs: int) -> dict[str, Any]:

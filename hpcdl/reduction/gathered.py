@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -10,12 +11,15 @@ from ..codecs import Codec
 from ..collectives import ring
 from ..collectives.execute import Body, execute
 from ..collectives.group import Group
+from ..collectives.layout import pieces
 from ..collectives.operation import Operation
 from ..collectives.ops import by_name as op_by_name
 from .bucket import Bucket
 from .compressor import How, Share, start
 
 __all__ = ["Gathered"]
+
+_PIECE = 1 << 16  # elements, whole blocks
 
 
 @runtime_checkable
@@ -55,13 +59,14 @@ class Gathered:
     def _reduce(self, share: Share) -> Body:
         codec, target, pool = self.codec, share.target, share.pool
         size, rank = share.group.transport.size, share.group.transport.rank
-        cuts = [cut for _, cut in share.parameters()]
+        cuts = list(self._cuts(share))
         ends = [0]
         for cut in cuts:
             ends.append(ends[-1] + codec.nbytes(cut.stop - cut.start))
         bounds = [ends[-1] * r for r in range(size + 1)]
         wires = pool.take(bounds[-1])
-        scratch = pool.take(4 * max((cut.stop - cut.start for cut in cuts), default=0)).view("f4")
+        sparse = isinstance(codec, Sparse) and target.itemsize == 4
+        scratch = pool.take(0 if sparse else 4 * max((cut.stop - cut.start for cut in cuts), default=0)).view("f4")
 
         def wire(number: int, r: int) -> Array:
             return wires[bounds[r] + ends[number] : bounds[r] + ends[number + 1]]
@@ -85,6 +90,13 @@ class Gathered:
                 share.library.xp.multiply(target, target.dtype.type(factor), out=target)
         pool.give(scratch.view("u1"))
         pool.give(wires)
+
+    def _cuts(self, share: Share) -> Iterator[slice]:
+        """What is encoded by itself: a parameter where few of its elements are chosen, otherwise a piece that stays in the cache."""
+        for _, cut in share.parameters():
+            length = max(1, cut.stop - cut.start) if isinstance(self.codec, Sparse) else _PIECE
+            for begin, end in pieces(cut.start, cut.stop, length):
+                yield slice(begin, end)
 
     def _add(self, wire: Array, out: Array, scratch: Array) -> None:
         if isinstance(self.codec, Sparse):
