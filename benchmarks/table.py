@@ -19,10 +19,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import targets
 from bench import size_name
 
 RESULTS = Path(__file__).parent / "results"
 _BLOCK = re.compile(r"<!-- results:(\S+) -->\n(.*?)(?=<!-- (?:end|results:\S+) -->)(<!-- end -->)?", re.DOTALL)
+
+_VERBS = ("allreduce", "codecs", "overlap", "train")  # measured by `hpcdl bench`; the rest by a program in this folder
 
 Record = dict[str, Any]
 Result = dict[str, Any]
@@ -41,7 +44,8 @@ def newest(path: Path) -> list[Record]:
         try:
             record = json.loads(text)
             library = record["versions"].get("mpi", "").rpartition(" ")[0]
-            key = repr((library, record.get("ranks", 0), record["host"]["cpu"], record["host"]["cores"]))
+            shape = [record.get(fact, 0) for fact in ("ranks", "nodes", "hosts", "codec")]
+            key = repr((library, shape, record["host"]["cpu"], record["host"]["cores"]))
         except (ValueError, KeyError, AttributeError) as error:
             raise Wrong(f"{path}, line {number}: not a line of results ({error!r})") from error
         found[key] = record
@@ -54,12 +58,13 @@ def _caption(record: Record, text: str) -> str:
     libraries = ", ".join(f"{name} {versions[name]}" for name in ("numpy", "mpi4py", "numkong") if name in versions)
     lead = f"**{versions['mpi']}**: " if "mpi" in versions else ""
     where = f"{host['cpu']}, {host['cores']} cores (shared; load {host['load']} before)"
-    origin = f"`benchmarks/{program}.py`, `benchmarks/results/{program}.jsonl`"
+    command = f"hpcdl bench {program}" if program in _VERBS else f"benchmarks/{program}.py"
+    origin = f"`{command}`, `benchmarks/results/{program}.jsonl`"
     return f"{lead}{text} {origin}; {where}; Python {versions['python']}, {libraries}; {record['date']}."
 
 
-def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: bool = True) -> str:
+    lines = [head, ["---", *["---:" if numbers else "---"] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -80,7 +85,10 @@ def codecs(record: Record) -> str:
 
 
 def allreduce(record: Record, wanted: Callable[[str, str], bool] = lambda collective, codec: True) -> str:
-    """Times: a row per collective and codec, a column per size. The first row is MPI's own."""
+    """Times of blocking calls on a user's own array: a row per collective and codec, a column per size. The first row is MPI's own."""
+    plain = {"storage": "own", "call": "blocking"}
+    results = [found for found in record["results"] if {**plain, **found}.items() >= plain.items() and found["collective"] != "copy"]
+    record = {**record, "results": results}
     sizes = list(dict.fromkeys(found["bytes"] for found in record["results"]))
     peer = {found["bytes"]: found["median"] for found in record["results"] if found["collective"] == "MPI.Allreduce"}
     rows: dict[tuple[str, str], list[str]] = {}
@@ -120,6 +128,22 @@ def convergence(record: Record) -> str:
     return f"{_caption(record, text)}\n\n{_markdown(head, ([codec, *cells] for codec, cells in rows.items()))}"
 
 
+def all_targets(results: Path) -> str:
+    """What is to be reached and what was measured. Targets whose results are not there say so."""
+    files = {name: results / f"{name}.jsonl" for name in targets.FILES}
+    lines = {name: newest(path) for name, path in files.items() if path.is_file()}
+    table = _markdown(["what", "to reach", "measured", "met"], targets.rows(lines), numbers=False)
+    origins = []
+    for name, records in lines.items():
+        command = f"hpcdl bench {name}" if name in _VERBS else f"benchmarks/{name}.py"
+        machines = dict.fromkeys(
+            f"{r['host']['cpu']}, {r['host']['cores']} cores, load {r['host']['load']} before, {r['date']}" for r in records
+        )
+        origins.append(f"`{command}`, `benchmarks/results/{name}.jsonl`: {'; '.join(machines)}.")
+    text = "Ratios are medians of rounds in which all were timed in turn, with their quartiles."
+    return "\n\n".join([table, " ".join([text, *origins])])
+
+
 TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
     "codecs": ("codecs", codecs),
     "allreduce": ("allreduce", allreduce_short),
@@ -128,11 +152,16 @@ TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
     "convergence": ("convergence", convergence),
 }
 
+_TARGETS = "targets"  # made from several files
+_KNOWN = ", ".join([*TABLES, _TARGETS])
+
 
 def render(name: str, results: Path = RESULTS) -> str:
     """The table of that name as Markdown. Raises Wrong."""
+    if name == _TARGETS:
+        return all_targets(results)
     if name not in TABLES:
-        raise Wrong(f"unknown table {name!r}; known: {', '.join(TABLES)}")
+        raise Wrong(f"unknown table {name!r}; known: {_KNOWN}")
     file, layout = TABLES[name]
     return "\n\n".join(map(layout, newest(results / f"{file}.jsonl")))
 
@@ -146,7 +175,7 @@ def filled(text: str, results: Path) -> str:
         return f"<!-- results:{match[1]} -->\n{render(match[1], results)}\n<!-- end -->"
 
     if not _BLOCK.search(text) or len(_BLOCK.findall(text)) != text.count("<!-- results:"):
-        raise Wrong(f"expected lines `<!-- results:NAME -->` and `<!-- end -->`; NAME is one of {', '.join(TABLES)}")
+        raise Wrong(f"expected lines `<!-- results:NAME -->` and `<!-- end -->`; NAME is one of {_KNOWN}")
     return _BLOCK.sub(block, text)
 
 
@@ -165,7 +194,7 @@ def _changed(paths: list[Path], results: Path) -> Iterator[tuple[Path, str, str]
 def main() -> int:
     """Do what the options say; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"tables to print (default: all): {', '.join(TABLES)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"tables to print (default: all): {_KNOWN}")
     parser.add_argument("--check", nargs="+", type=Path, metavar="FILE", help="exit with 1 where a table in FILE differs from the results")
     parser.add_argument("--write", nargs="+", type=Path, metavar="FILE", help="bring the tables in FILE up to date")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where the results are (default: beside this program)")
@@ -179,7 +208,7 @@ def main() -> int:
             sys.stderr.writelines(difflib.unified_diff(now.splitlines(True), wanted.splitlines(True), str(path), "the results", n=0))
             print(f"{path}: differs from the results; cure: python benchmarks/table.py --write {path}", file=sys.stderr)
         if args.names or not (args.write or args.check):
-            print("\n\n".join(render(name, args.results) for name in args.names or TABLES))
+            print("\n\n".join(render(name, args.results) for name in args.names or [*TABLES, _TARGETS]))
     except Wrong as error:
         print(f"table.py: error: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""The command line: ``hpcdl run | demo | doctor``. Each verb is a few lines here; the work is done where it belongs.
+"""The command line: ``hpcdl run | demo | bench | doctor``. Each verb is a few lines here; the work is done where it belongs.
 
 Nothing heavy is imported before its verb is called, so ``hpcdl --help`` is quick and starts no MPI.
 """
@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     _run(verbs)
     _demo(verbs, arguments)
+    _bench(verbs, arguments)
     _doctor(verbs)
     try:
         options = parser.parse_args(arguments)
@@ -71,6 +72,19 @@ def _demo(verbs: Verbs, arguments: list[str]) -> None:
         from .demo.cli import add_arguments
 
         add_arguments(parser)
+
+
+def _bench(verbs: Verbs, arguments: list[str]) -> None:
+    def verb(options: argparse.Namespace) -> int:
+        from .bench.cli import start
+
+        return start(options, arguments[1:])
+
+    parser = _verb(verbs, "bench", "measure all-reduce, codecs, overlap or a training on this machine or cluster", verb)
+    if arguments[:1] == ["bench"]:
+        from .bench.cli import add_verbs
+
+        add_verbs(parser)
 
 
 def _doctor(verbs: Verbs) -> None:

@@ -62,7 +62,7 @@ def test_newest_line_of_each_configuration(table):
     assert captions == ["**MPICH 5.0.2**: 2 ranks, ", "**Open MPI 5.0.11**: 4 ranks, ", "**Open MPI 5.0.12**: 2 ranks, "]
     rows = [text for text in done.stdout.splitlines() if text.startswith("| ring")]
     assert rows == ["| ring, int8 | 6 (3×) |", "| ring, int8 | 3 (1.5×) |", "| ring, int8 | 1 (0.5×) |"]
-    for fact in ("benchmarks/allreduce.py", "benchmarks/results/allreduce.jsonl", "Abacus, 8 cores", "2030-01-02", "numpy 2.9"):
+    for fact in ("hpcdl bench allreduce", "benchmarks/results/allreduce.jsonl", "Abacus, 8 cores", "2030-01-02", "numpy 2.9"):
         assert fact in done.stdout
     assert "tree" not in done.stdout and "| tree, int8 | 7 (3.5×) |" in table("allreduce-all").stdout
 

@@ -24,6 +24,22 @@ HERE = {
 }
 
 
+BENCH = [sys.executable, "-m", "hpcdl.cli", "bench"]
+SMALL = {
+    "allreduce": ["--sizes", "4KiB", "--repeat", "2"],
+    "overlap": ["--size", "64KiB", "--bucket", "16KiB", "--repeat", "2", "--no-ddp"],
+    "train": ["--data", "synthetic", "--epochs", "1", "--repeat", "1"],
+    "codecs": ["--sizes", "4KiB", "--repeat", "2"],
+}
+# The commands of "Measure it on your cluster", with less to do.
+BENCHES = {
+    ".venv/bin/hpcdl bench allreduce -n 2 --plot allreduce.png": lambda: [*BENCH, "allreduce", "-n", "2", "--plot", "allreduce.png"],
+    "mpirun -n 4 .venv/bin/hpcdl bench overlap --json overlap.jsonl": lambda: launched([*BENCH, "overlap", "--json", "overlap.jsonl"]),
+    ".venv/bin/hpcdl bench train -n 2": lambda: [*BENCH, "train", "-n", "2"],
+    ".venv/bin/hpcdl bench codecs": lambda: [*BENCH, "codecs"],
+}
+
+
 def run(argv, folder):
     child = subprocess.run(argv, cwd=folder, env=environment(), capture_output=True, text=True, timeout=100, check=False)
     assert child.returncode == 0, child.stdout + child.stderr
@@ -45,6 +61,14 @@ def test_training_loop(folder, command):
 
 
 @pytest.mark.outer
+@pytest.mark.parametrize("command", BENCHES)
+def test_benches(folder, command):
+    argv = BENCHES[command]()
+    what = next(word for word in SMALL if word in argv)
+    assert len(run([*argv, *SMALL[what]], folder).splitlines()) > 4
+
+
+@pytest.mark.outer
 def test_tour(folder):
     with (folder / "tour.py").open("a", encoding="utf-8") as tour:
         tour.write("assert (mean == 2.5).all() and len(rows) == 6 and len(part) == 250 and half.size == 2 and len(turned) == 4\n")
@@ -63,10 +87,10 @@ def test_commands():
     in_ci = re.findall(r"\$\(readme '(.*?)'\)", script)
     here = commands("README.md")
     for command in here:
-        assert command in HERE or any(command.startswith(begins) for begins in in_ci), f"nobody runs: {command}"
+        assert command in HERE or command in BENCHES or any(command.startswith(begins) for begins in in_ci), f"nobody runs: {command}"
     for begins in in_ci:
         assert sum(command.startswith(begins) for command in here) == 1, begins
-    assert set(HERE) <= set(here)
+    assert {*HERE, *BENCHES} <= set(here)
 
 
 def test_table_of_codecs():
@@ -91,5 +115,5 @@ def test_links():
 
 
 def test_places_for_results():
-    for table in ("codecs", "allreduce", "demo"):
+    for table in ("targets", "codecs", "allreduce", "demo"):
         assert len(re.findall(rf"<!-- results:{table} -->\n.*?<!-- end -->", README, re.DOTALL)) == 1

@@ -13,20 +13,21 @@ ORDER = (
     *("errors", "registry", "launch.env", "arrays", "transport", "codecs", "collectives", "world", "start"),
     *("reduction", "parallel", "checkpoint"),
     *("numpy", "torch", "keras", "horovod"),  # the doors
-    *("launch", "demo", "cli"),
+    *("launch", "demo", "bench", "cli"),
 )
 # What is imported from outside, and the only places for it.
 PLACES = {
-    "mpi4py": ("transport.mpi", "transport.windows", "launch"),
+    "mpi4py": ("transport.mpi", "transport.windows", "launch", "bench"),
     "cupy": ("arrays",),
     "cupyx": ("arrays",),
     "cupy_backends": ("arrays",),
-    "torch": ("torch", "horovod"),
+    "torch": ("torch", "horovod", "bench.ddp"),
     "keras": ("keras", "horovod"),
     "tensorflow": ("keras", "horovod"),
     "jax": ("keras",),
     "horovod": ("horovod",),
     "sklearn": ("demo",),
+    "matplotlib": ("bench.plot",),
 }
 LONGEST = 250
 

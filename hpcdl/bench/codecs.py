@@ -1,23 +1,27 @@
-"""How fast are casts and codecs? GB/s of float32, each direction, beside a plain copy and beside NumPy's own casts.
-
-    python benchmarks/codecs.py --json benchmarks/results/codecs.jsonl
+"""Casts and codecs: GB/s of float32, each direction, beside a plain copy and beside NumPy's own casts.
 
 One process. Codecs work on pieces of the length that the collectives use; everything else on the whole array. All are timed in turn.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import Any
 
-import bench
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcdl.arrays import BFLOAT16
-from hpcdl.codecs import Codec, codecs
-from hpcdl.collectives.layout import CODED_PIECE_BYTES, pieces
+from ..arrays import BFLOAT16
+from ..codecs import Codec, codecs
+from ..collectives.layout import CODED_PIECE_BYTES, pieces
+from . import plot
+from .options import count, one_of, size, size_name
+from .record import append, line, show, summary
+from .timing import interleave
+
+__all__ = ["add_arguments", "main"]
 
 Floats = NDArray[np.float32]
 Key = tuple[str, str]  # what, direction
@@ -85,37 +89,49 @@ def measure(nbytes: int, data: str, chosen: list[str], repeat: int | None, secon
         once[key] = perf_counter() - begin
     calls = {key: max(1, round(_BATCH / spent)) for key, spent in once.items()}
     a_round = sum(calls[key] * once[key] for key in once)
-    times = bench.interleave(timed, repeat or max(5, min(200, int(seconds / a_round))), calls)
+    times = interleave(timed, repeat or max(5, min(200, int(seconds / a_round))), calls)
     return [
-        {"what": what, "direction": direction, "data": data, "bytes": nbytes, "calls": calls[what, direction], **bench.summary(spent)}
+        {"what": what, "direction": direction, "data": data, "bytes": nbytes, "calls": calls[what, direction], **summary(spent)}
         for (what, direction), spent in times.items()
     ]
 
 
-def _speed(found: dict[str, Any]) -> str:
-    low, middle, high = (found["bytes"] / found[part] / 1e9 for part in ("max", "median", "min"))
-    return f"{middle:.3g} ({low:.2g}–{high:.3g})"
-
-
-def main() -> None:
-    """Measure what the options say."""
-    parser = bench.Parser(__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `hpcdl bench codecs`."""
     names = codecs.names()
-    parser.add_argument("--sizes", nargs="+", type=bench.size, default=[1 << 18, 1 << 26], metavar="SIZE", help="default: 256KiB 64MiB")
-    parser.add_argument("--codecs", nargs="+", type=bench.one_of("codec", names), default=names, help=f"default: {' '.join(names)}")
-    parser.add_argument("--data", nargs="+", type=bench.one_of("data", DATA), default=list(DATA), help=f"default: {', '.join(DATA)}")
-    parser.add_argument("--repeat", type=bench.count, help="repetitions (default: as many as fit into --seconds)")
-    parser.add_argument("--seconds", type=bench.count, default=60, help="time for all (default: 60)")
-    args = parser.parse_args()
+    parser.add_argument("--sizes", nargs="+", type=size, default=[1 << 18, 1 << 26], metavar="SIZE", help="default: 256KiB 64MiB")
+    parser.add_argument("--codecs", nargs="+", type=one_of("codec", names), default=names, help=f"default: {' '.join(names)}")
+    parser.add_argument("--data", nargs="+", type=one_of("data", DATA), default=list(DATA), help=f"default: {', '.join(DATA)}")
+    parser.add_argument("--repeat", type=count, help="repetitions (default: as many as fit into --seconds)")
+    parser.add_argument("--seconds", type=count, default=60, help="time for all (default: 60)")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Measure what the options say."""
     each = args.seconds / len(args.sizes) / len(args.data)
     results = []
     for nbytes in args.sizes:
         runs = [measure(nbytes, data, args.codecs, args.repeat, each) for data in args.data]
         rows = [[f"{row[0]['what']} {row[0]['direction']}", *map(_speed, row)] for row in zip(*runs, strict=True)]
-        bench.show(f"{bench.size_name(nbytes)}, GB/s of float32: median (slowest–fastest)", ["", *args.data], rows)
+        show(f"{size_name(nbytes)}, GB/s of float32: median (slowest–fastest)", ["", *args.data], rows)
         results += [found for run in runs for found in run]
-    bench.append(args.json, bench.line("codecs", results))
+    append(args.json, line("codecs", results))
+    if plot.possible(args.plot):
+        _plot(args, results)
+    return 0
 
 
-if __name__ == "__main__":
-    main()
+def _speed(found: dict[str, Any]) -> str:
+    low, middle, high = (found["bytes"] / found[part] / 1e9 for part in ("max", "median", "min"))
+    return f"{middle:.3g} ({low:.2g}–{high:.2g})"
+
+
+def _plot(args: argparse.Namespace, results: list[dict[str, Any]]) -> None:
+    """The first kind of data; the bound is a plain copy."""
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for found in results:
+        if found["data"] == args.data[0]:
+            name = f"{found['what']} {found['direction']}".strip()
+            lines.setdefault(name, []).append((found["bytes"], found["bytes"] / found["median"] / 1e9))
+    bounds = {"bound: a copy": lines.pop("copy")}
+    plot.curves(args.plot, f"codecs, one process, data {args.data[0]}", lines, bounds, "GB/s of float32")

@@ -1,0 +1,326 @@
+"""hpcdl against what people have: MPI.Allreduce, torch gloo, Horovod. Side by side on this machine, in one run, as ratios.
+
+    python benchmarks/versus.py --json benchmarks/results/versus.jsonl
+    python benchmarks/versus.py --python A/bin/python --python B/bin/python
+
+Each --python is an environment with an MPI library, and with whatever peers are to be measured; what is missing is said and left out.
+All-reduce of float32, sum, in place, by 2 and by 4 ranks: from a user's own array, and from bucket storage (an array in the node's shared
+memory, where a reducer keeps gradients). A repetition: fill the array anew, barrier, call; the slowest rank's time counts.
+
+How it is interleaved. MPI.Allreduce, gloo and hpcdl (and a plain copy of the array by all ranks at once) live in one process per rank and
+are called in turn, each time beginning with another one. Horovod's cycle time is fixed when it starts, and its thread wakes in every cycle
+even if nobody calls it, so it has jobs of its own: one with its default, one for each --cycle-time. All jobs, of all environments, are
+started once and live through the whole run; round by round and size by size they take turns, on arrays allocated anew each time. A job
+that is not being timed is stopped (SIGSTOP), so none burns a core or spins while another is timed. How much each would burn is measured
+and printed. The first call after a stop is not counted.
+
+How it is reported. Of each round the median counts. A ratio is hpcdl's over that of the fastest peer with the same MPI library, in the
+same round: below 1, hpcdl is faster. Printed: the median over the rounds and its quartiles; the geometric mean over 1, 4, 16 and 64 MiB;
+the worst size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import bench
+
+SIZES = [1 << 10, 1 << 16, 1 << 20, 1 << 22, 1 << 24, 1 << 26]
+LARGE = 1 << 20  # the geometric mean is over the sizes from here on
+MOST, LEAST = 60, 2  # repetitions in a round
+ENOUGH = 5  # rounds that are made however long they take
+PROGRAM = Path(__file__).with_name("peers.py")
+START = 120  # seconds that a job may take to come up
+OWN = ("bucket", "own")
+
+Times = dict[str, list[list[float]]]  # action -> round -> seconds of each repetition
+
+
+class Job:
+    """Ranks of one environment and one role; stopped unless it is their turn."""
+
+    def __init__(self, python: str, ranks: int, role: str, folder: Path, cycle: str | None = None) -> None:
+        self.python, self.role, self.cycle, self.ranks = python, role, cycle, ranks
+        self.name = "" if role == "together" else f"Horovod, {f'cycle {cycle} ms' if cycle else 'default'}"
+        path = folder / "socket"
+        self._log = folder / "output"
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(PROGRAM.parents[1]), os.environ.get("PYTHONPATH")]))}
+        environ.pop("HOROVOD_CYCLE_TIME", None)
+        if cycle:
+            environ["HOROVOD_CYCLE_TIME"] = cycle
+        with socket.socket(socket.AF_UNIX) as door, self._log.open("wb") as log:
+            door.bind(str(path))
+            door.listen(ranks)
+            door.settimeout(0.5)
+            command = [python, "-m", "hpcdl.cli", "run", "-n", str(ranks), str(PROGRAM), str(path), role]
+            self._process = subprocess.Popen(command, env=environ, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self._lines: list[Connection] = []
+            self._pids: list[int] = []
+            hellos = [self._accept(door, time.monotonic() + START) for _ in range(ranks)]
+        order = sorted(range(ranks), key=lambda i: hellos[i][0])
+        self._lines = [self._lines[i] for i in order]
+        self._pids = [hello[1] for hello in hellos]
+        _, _, self.versions, self.missing = hellos[order[0]]
+        self.idle = statistics.fmean(self.ask("idle", 0.5))
+        self._signal(signal.SIGSTOP)
+
+    def ask(self, *words: Any) -> list[Any]:
+        """What every rank answers, in rank order."""
+        for driver in self._lines:
+            driver.send(words)
+        try:
+            return [driver.recv() for driver in self._lines]
+        except EOFError:
+            raise SystemExit(self._died()) from None
+
+    def time(self, nbytes: int, repeat: int) -> dict[str, list[float]]:
+        """Seconds of the slowest rank, by action, for each repetition."""
+        self._signal(signal.SIGCONT)
+        answers = self.ask("time", nbytes, repeat)
+        self._signal(signal.SIGSTOP)
+        names = answers[0]
+        return {self.name or name: [max(ranks) for ranks in zip(*(answer[name] for answer in answers), strict=True)] for name in names}
+
+    def close(self) -> None:
+        """End it, in good order if it can."""
+        self._signal(signal.SIGCONT)
+        try:
+            for driver in self._lines:
+                driver.send(None)
+            self._process.wait(20)
+        except (OSError, subprocess.TimeoutExpired):
+            self._process.terminate()
+            self._process.wait(20)
+
+    def _accept(self, door: socket.socket, deadline: float) -> tuple[int, int, dict[str, str], dict[str, str]]:
+        while True:
+            try:
+                self._lines.append(Connection(door.accept()[0].detach()))
+                hello: tuple[int, int, dict[str, str], dict[str, str]] = self._lines[-1].recv()
+                return hello
+            except TimeoutError:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    self._process.terminate()
+                    raise SystemExit(self._died()) from None
+
+    def _died(self) -> str:
+        text = self._log.read_text(encoding="utf-8", errors="replace")[-3000:]
+        return f"versus.py: error: the job of {self.python} ({self.name or 'hpcdl, MPI, gloo'}, {self.ranks} ranks) failed:\n{text}"
+
+    def _signal(self, number: int) -> None:
+        for pid in self._pids:
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                pass
+
+
+@contextmanager
+def started(python: str, ranks: int, cycles: Sequence[str]) -> Iterator[list[Job]]:
+    """The jobs of one environment: the first has hpcdl, MPI and gloo, the others Horovod where it is installed."""
+    folder = Path(tempfile.mkdtemp(prefix="hpcdl-versus-"))
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+
+        def start(role: str, number: int, cycle: str | None = None) -> Job:
+            place = folder / str(number)
+            place.mkdir()
+            job = Job(python, ranks, role, place, cycle)
+            stack.callback(job.close)
+            return job
+
+        jobs = [start("together", 0)]
+        if "Horovod" not in jobs[0].missing:
+            jobs += [start("horovod", 1 + i, cycle) for i, cycle in enumerate((None, *cycles))]
+        yield jobs
+
+
+def measure(groups: list[list[Job]], sizes: Sequence[int], rounds: int, seconds: float) -> list[dict[int, Times]]:
+    """Times by environment and size. All jobs take turns within each size and round; each round begins with another job."""
+    jobs = [job for group in groups for job in group]
+    found: dict[Job, dict[int, Times]] = {job: {nbytes: {} for nbytes in sizes} for job in jobs}
+    share = seconds / rounds / len(sizes) / len(jobs)
+    repeat = {(job, nbytes): _repetitions(job, nbytes, share) for nbytes in sizes for job in jobs}
+    begin = time.monotonic()
+    for number in range(rounds):
+        if number >= ENOUGH and time.monotonic() - begin > seconds:
+            break  # a busy machine
+        for nbytes in sizes:
+            for turn in range(len(jobs)):
+                job = jobs[(number + turn) % len(jobs)]
+                for name, times in job.time(nbytes, repeat[job, nbytes]).items():
+                    found[job][nbytes].setdefault(name, []).append(times)
+    return [{nbytes: {name: times for job in group for name, times in found[job][nbytes].items()} for nbytes in sizes} for group in groups]
+
+
+def _repetitions(job: Job, nbytes: int, share: float) -> int:
+    begin = time.perf_counter()
+    job.time(nbytes, 2)
+    return max(LEAST, min(MOST, int(share / ((time.perf_counter() - begin) / 3)) - 1))
+
+
+def quartiles(values: Sequence[float]) -> dict[str, Any]:
+    """Median and quartiles, four digits each."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else list(values) * 3
+    return {"median": _short(middle), "quartiles": [_short(low), _short(high)]}
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def compare(times: dict[int, Times]) -> dict[str, Any]:
+    """Ratios to the fastest peer by storage and size, their geometric mean and worst, and the figures of small arrays and of the copy."""
+    middle = {nbytes: {name: [statistics.median(each) for each in found] for name, found in times[nbytes].items()} for nbytes in times}
+    fastest = {}
+    for nbytes, found in middle.items():
+        peers = {name: statistics.median(values) for name, values in found.items() if not _ours(name) and name != "MPI.Iallreduce"}
+        fastest[nbytes] = min(peers, key=peers.__getitem__)
+
+    def over(nbytes: int, name: str, peer: str, how: Callable[[float, float], float]) -> list[float]:
+        return [how(mine, theirs) for mine, theirs in zip(middle[nbytes][name], middle[nbytes][peer], strict=True)]
+
+    def ratio(mine: float, theirs: float) -> float:
+        return mine / theirs
+
+    facts: dict[str, Any] = {"ratios": [], "means": {}, "over_copy": [], "small": {}}
+    for storage in OWN:
+        name = f"hpcdl {storage}"
+        sizes = [nbytes for nbytes in times if name in middle[nbytes]]
+        by_size = {nbytes: over(nbytes, name, fastest[nbytes], ratio) for nbytes in sizes}
+        for nbytes, values in by_size.items():
+            facts["ratios"].append({"storage": storage, "bytes": nbytes, "peer": fastest[nbytes], **quartiles(values)})
+            facts["over_copy"].append({"storage": storage, "bytes": nbytes, **quartiles(over(nbytes, name, "copy", ratio))})
+        large = [by_size[nbytes] for nbytes in sizes if nbytes >= LARGE]
+        if large:
+            mean = quartiles([statistics.geometric_mean(values) for values in zip(*large, strict=True)])
+            facts["means"][storage] = {**mean, "worst": max(_short(statistics.median(values)) for values in large)}
+    least = min(times)
+    if "hpcdl async" in middle[least]:
+        us = {name: [1e6 * value for value in values] for name, values in middle[least].items()}
+        facts["small"] = {
+            "bytes": least,
+            "over_mpi_us": quartiles([1e6 * value for value in over(least, "hpcdl own", "MPI.Allreduce", lambda a, b: a - b)]),
+            "over_mpi": quartiles(over(least, "hpcdl own", "MPI.Allreduce", ratio)),
+            "async_us": quartiles(us["hpcdl async"]),
+            "mpi_async_us": quartiles(us["MPI.Iallreduce"]),
+        }
+    return facts
+
+
+def _ours(name: str) -> bool:
+    return name.startswith("hpcdl") or name == "copy"
+
+
+def results(times: dict[int, Times]) -> list[dict[str, Any]]:
+    """Seconds of everything, over all repetitions of all rounds."""
+    return [
+        {"what": name, "bytes": nbytes, **bench.summary([value for each in rounds for value in each])}
+        for nbytes, found in times.items()
+        for name, rounds in found.items()
+    ]
+
+
+def _spread(found: dict[str, Any], scale: str = ".3g") -> str:
+    low, high = found["quartiles"]
+    return f"{found['median']:{scale}} ({low:{scale}}–{high:{scale}})"
+
+
+def show(record: dict[str, Any]) -> None:
+    """The run as tables: times, ratios, sums."""
+    versions, host = record["versions"], record["host"]
+    sizes = sorted({found["bytes"] for found in record["results"]})
+    cells = {(found["what"], found["bytes"]): f"{1e3 * found['median']:.4g}" for found in record["results"]}
+    names = list(dict.fromkeys(found["what"] for found in record["results"]))
+    where = f"{host['cpu']}, {host['cores']} cores, load {host['load']} before"
+    title = f"{versions['mpi']}, {record['ranks']} ranks, {where}: ms, median"
+    bench.show(title, ["", *map(bench.size_name, sizes)], [[name, *(cells.get((name, nbytes), "") for nbytes in sizes)] for name in names])
+    rows = []
+    for label, key in (("fastest peer", "ratios"), ("copy", "over_copy")):
+        for storage in OWN:
+            found = {each["bytes"]: each for each in record[key] if each["storage"] == storage}
+            if found:
+                rows.append([f"hpcdl {storage} / {label}", *(_spread(found[nbytes]) if nbytes in found else "" for nbytes in sizes)])
+                if key == "ratios":
+                    rows.append(["  which is", *(found[nbytes]["peer"] if nbytes in found else "" for nbytes in sizes)])
+    bench.show("ratios, median (quartiles); below 1: hpcdl is faster", ["", *map(bench.size_name, sizes)], rows)
+    for storage, mean in record["means"].items():
+        print(f"hpcdl {storage}, from 1 MiB on: geometric mean {_spread(mean)} times the fastest peer, worst size {mean['worst']:.3g}")
+    if small := record["small"]:
+        print(
+            f"{bench.size_name(small['bytes'])}: blocking {_spread(small['over_mpi_us'])} µs over MPI.Allreduce, "
+            f"{_spread(small['over_mpi'])} times it; "
+            f"asynchronous {_spread(small['async_us'])} µs, MPI.Iallreduce {_spread(small['mpi_async_us'])} µs"
+        )
+    for what, share in record["idle"].items():
+        print(f"idle, {what}: {share:.1%} of a core per rank (stopped while others are timed)")
+    for what, why in record["missing"].items():
+        print(f"left out: {what}: {why}")
+
+
+def run(args: Any, ranks: int) -> None:
+    """Measure and tell for one number of ranks."""
+    with ExitStack() as stack:
+        groups = [stack.enter_context(started(python, ranks, args.cycle_time)) for python in args.python]
+        found = measure(groups, args.sizes, args.rounds, args.seconds / len(args.ranks))
+    for group, times in zip(groups, found, strict=True):
+        first = group[0]
+        versions = {**first.versions, **(group[-1].versions if len(group) > 1 else {})}
+        facts = {"ranks": ranks, "rounds": len(times[args.sizes[0]]["copy"]), **compare(times)}
+        idle = {job.name or "hpcdl, MPI and gloo in one process": _short(job.idle) for job in group}
+        record = {**bench.line("versus", results(times), **facts, idle=idle, missing=first.missing), "versions": versions}
+        show(record)
+        bench.append(args.json, record)
+
+
+def _python(text: str) -> str:
+    found = shutil.which(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r}: there is no such interpreter")
+    return found
+
+
+def _milliseconds(text: str) -> str:
+    try:
+        good = float(text) > 0
+    except ValueError:
+        good = False
+    if not good:
+        raise argparse.ArgumentTypeError(f"{text!r}: give milliseconds, more than 0")
+    return text
+
+
+def main() -> None:
+    """Measure what the options say."""
+    parser = bench.Parser(__doc__)
+    text = "an environment's interpreter; may be given several times (default: this one)"
+    parser.add_argument("--python", type=_python, action="append", help=text)
+    parser.add_argument("--ranks", nargs="+", type=bench.count, default=[2, 4], help="default: 2 4")
+    parser.add_argument("--sizes", nargs="+", type=bench.size, default=SIZES, metavar="SIZE", help="default: 1KiB 64KiB 1MiB … 64MiB")
+    text = "of Horovod beside its default, in ms; the fastest counts at each size (default: 0.1)"
+    parser.add_argument("--cycle-time", nargs="*", type=_milliseconds, default=["0.1"], metavar="MS", help=text)
+    parser.add_argument("--rounds", type=bench.count, default=10, help="default: 10")
+    parser.add_argument("--seconds", type=bench.count, default=300, help="time for all, starting the jobs not counted (default: 300)")
+    args = parser.parse_args()
+    args.python = args.python or [sys.executable]
+    args.sizes = sorted(set(args.sizes))
+    for ranks in args.ranks:
+        run(args, ranks)
+
+
+if __name__ == "__main__":
+    main()
