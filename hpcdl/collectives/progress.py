@@ -14,6 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from itertools import count
 from typing import TYPE_CHECKING
 
 from ..errors import HpcdlError, WaitTimeout
@@ -58,7 +59,8 @@ class Engine:
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._operations: list[Operation] = []
-        self._groups: weakref.WeakSet[Group] = weakref.WeakSet()
+        self._groups: weakref.WeakValueDictionary[int, Group] = weakref.WeakValueDictionary()
+        self._numbers = count()
         self._waiters = 0
         self._watched_at = 0.0
         self._work = threading.Event()
@@ -70,11 +72,12 @@ class Engine:
 
     def add_group(self, group: Group) -> None:
         """Watch the control lane of `group` from now on."""
-        self._groups.add(group)
+        self._groups[next(self._numbers)] = group
 
     def remove_group(self, group: Group) -> None:
         """Watch it no more."""
-        self._groups.discard(group)
+        for number in [number for number, other in self._groups.items() if other is group]:
+            del self._groups[number]
 
     def locked(self) -> threading.RLock:
         """The lock under which the transport is used."""
@@ -103,8 +106,8 @@ class Engine:
         return bool(self._operations)
 
     def groups(self) -> list[Group]:
-        """All groups that are still in use."""
-        return list(self._groups)
+        """All groups that are still in use, oldest first: the same order on all their ranks, since making one is collective."""
+        return [group for _, group in sorted(self._groups.items(), key=lambda item: item[0])]
 
     def poll(self) -> bool:
         """One round of the loop, unless another thread is at it; whether anything happened."""
@@ -147,7 +150,7 @@ class Engine:
         now = time.monotonic()
         if now - self._watched_at > _WATCH_EVERY:
             self._watched_at = now
-            for group in tuple(self._groups):
+            for group in tuple(self._groups.values()):
                 moved |= group.watch(now)
             self._operations = [operation for operation in self._operations if not operation.finished]
         return moved
