@@ -131,7 +131,7 @@ def test_train(require, tmp_path, data):
     require("matplotlib")
     if data == "digits":
         require("sklearn")
-    options = ["--codecs", "none", "fp16", "--epochs", 1, "--repeat", 2, "--hidden", 32, "--data", data]
+    options = ["--codecs", "none", "fp16", "--collective", "ring", "--epochs", 1, "--repeat", 2, "--hidden", 32, "--data", data]
     done, record = bench(tmp_path, "train", "-n", 2, *options)
     assert [(found["ranks"], found["codec"]) for found in record["results"]] == [(1, "none"), (2, "none"), (2, "fp16")]
     assert all(ordered(found[part]) for found in record["results"] for part in ("compute", "waiting", "optimizer", "total"))
