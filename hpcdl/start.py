@@ -44,6 +44,7 @@ def init(comm: Any = None, timeout: float | None = None) -> World:
             check_world(transport.size, transport.rank, mpi.library_version())
         _world, _comm = World(transport, timeout), comm
         _world.share_timeout()
+        _world.settle_costs(mpi.library_version())
         _end_in_order(_world, transport, os.getpid())
         mpi.before_finalize(_finish)
         return _world

@@ -11,10 +11,14 @@ import numpy as np
 
 from .arrays import Array, device_name, is_array, of
 from .collectives import calls, moves, quick
+from .collectives.costs import Costs, Layout
 from .collectives.group import Group
 from .collectives.operation import Operation
+from .collectives.plan import Plan
 from .collectives.progress import Engine
+from .collectives.settle import settle
 from .collectives.subgroup import subgroup
+from .collectives.worth import Worth, worth
 from .errors import CommunicationError, InvalidArgument
 from .transport.base import Placement, Transport
 from .transport.metered import Metered
@@ -178,6 +182,31 @@ class World:
     def share_timeout(self) -> None:
         """Take over rank 0's time-out: ranks on other nodes may have been given another environment."""
         self._group.timeout = float(self.broadcast(np.array(self._group.timeout)))
+
+    def settle_costs(self, library: str = "") -> None:
+        """Find out what communication costs here, and plan what `auto` does. `init` does it once; `bytes_sent` begins anew.
+
+        library: the MPI library's version.
+        """
+        if self.size > 1:
+            settle(self._group, self.new_group("calibration"), library)
+
+    @property
+    def plan(self) -> Plan:
+        """What `auto` follows: which collective for which size; the same on all ranks. Not collective."""
+        return self._group.plan
+
+    @property
+    def costs(self) -> Costs:
+        """What the plan was made from, in seconds and seconds per byte. The same on all ranks. Not collective."""
+        return self._group.costs
+
+    def worth(self, codec: str) -> Worth | None:
+        """Whether a lossy codec makes large all-reduces faster here, and the network speed below which it does; `str` of it is a sentence.
+
+        None where that was not measured. Not collective.
+        """
+        return worth(codec, self.costs, self.plan, Layout(self._group.transport.nodes))
 
     def close(self, error: BaseException | None = None) -> None:
         """Leave: no more operations from this rank. Waits, cheaply, until all ranks have left; with an error 2 seconds at most.

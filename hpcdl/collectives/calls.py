@@ -107,7 +107,8 @@ def allreduce(
             library.xp.multiply(work, work.dtype.type(weight), out=work)
         if group.transport.size > 1:
             how = None if residual is None else residual.reshape(-1)
-            task = Task(work, op, codec, group.carrier(library), pool, tag, header, how, scale, board=board, neighbours=neighbours)
+            carrier = group.carrier(library)
+            task = Task(work, op, codec, carrier, pool, tag, header, how, scale, board=board, neighbours=neighbours, segment=recipe.segment)
             yield from by_name(recipe.collective).allreduce(task)
         elif scale is not None:
             library.xp.multiply(work, work.dtype.type(scale.value), out=work)

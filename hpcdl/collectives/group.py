@@ -16,8 +16,10 @@ from ..transport.base import Pending, Transport, TransportFailure, Truncated
 from ..transport.staged import Staged
 from .buffers import Buffers
 from .control import Control, Entry, State, whereabouts
+from .costs import ASSUMED, Costs
 from .execute import Disagreement
 from .operation import Operation, Signature, chain
+from .plan import Plan, plan_for
 from .pool import Pool
 from .progress import Backoff, Engine
 from .verdict import judge
@@ -35,11 +37,9 @@ Call = Callable[[int, Any], Generator[Pending, None, Any]]
 class Group:
     """One rank's end of a group. `label` names it in errors; `timeout` is in seconds."""
 
-    def __init__(self, engine: Engine, transport: Transport, lane: Transport, label: str, timeout: float) -> None:
-        self.engine = engine
-        self.transport = transport
-        self.label = label
-        self.timeout = timeout
+    def __init__(self, engine: Engine, transport: Transport, lane: Transport, label: str, timeout: float, costs: Costs = ASSUMED) -> None:
+        self.engine, self.transport = engine, transport
+        self.label, self.timeout, self.costs = label, timeout, costs
         self.place = f"rank {transport.rank} of {transport.size}"
         self.broken: CommunicationError | None = None
         self.left = ""
@@ -47,6 +47,7 @@ class Group:
         self._control = Control(lane)
         self._staged = Staged(transport)
         self.buffers = Buffers(transport)
+        self.plan = plan_for(costs, transport, self.buffers.board is not None)  # what `auto` follows
         self.recipes: dict[Any, Any] = {}  # what calls of all-reduce amount to, by their arguments
         self._pools: dict[str, Pool] = {}
         self._started = 0
@@ -93,6 +94,11 @@ class Group:
         self.engine.submit(operation)
         if self._departed and not operation.finished:
             self._check_departed()
+
+    def follow(self, costs: Costs, plan: Plan) -> None:
+        """Let `auto` follow `plan` from now on, made of `costs`, which groups made of this one begin with. On all ranks alike."""
+        self.costs, self.plan = costs, plan
+        self.recipes.clear()
 
     def forget(self, operation: Operation) -> None:
         """Called by an operation that has finished."""

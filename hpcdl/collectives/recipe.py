@@ -16,7 +16,6 @@ from .group import Group
 from .operation import Signature
 from .ops import Op
 from .ops import by_name as op_by_name
-from .plan import choose
 from .shared_memory import fits_one_step
 
 __all__ = ["Recipe", "recipe_for"]
@@ -31,6 +30,7 @@ class Recipe:
     op: Op
     codec: Codec
     collective: str
+    segment: int  # see Task
     work_dtype: np.dtype[Any]  # in which it is reduced
     signature: Signature
     fingerprint: int
@@ -75,14 +75,17 @@ def _work_out(
     board = group.buffers.board if of(x) is HOST else None
     if board is None and collective in ("shared-memory", "two-level"):
         collective = "ring"  # as these do without shared memory; named, so that ranks that have it notice
+    segment = group.plan.segment
     if collective == "auto":
-        collective = choose(x.size * work_dtype.itemsize, codec, group.carrier(of(x)), board is not None)
+        by_mpi = codec.exact and op.mpi is not None
+        collective, segment = group.plan.choose(x.size * work_dtype.itemsize, by_mpi, bool(place), of(x) is HOST)
     extra = ", ".join(filter(None, ("weighted" if weighted else "", "error feedback" if feedback else "", place)))
     signature = Signature("allreduce", op.name, dtype, x.shape, codec.name, collective, extra, name)
     return Recipe(
         op,
         codec,
         collective,
+        segment,
         work_dtype,
         signature,
         signature.fingerprint(),

@@ -41,4 +41,4 @@ def subgroup(group: Group, members: tuple[int, ...], label: str) -> Group:
     with group.engine.locked():
         transport = group.transport.group(members, 2 * identity)
         lane = group.lane.group(members, 2 * identity + 1)
-        return Group(group.engine, transport, lane, label, group.timeout)
+        return Group(group.engine, transport, lane, label, group.timeout, group.costs)

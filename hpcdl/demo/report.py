@@ -37,7 +37,7 @@ class StepSeconds:
 @dataclass(frozen=True)
 class Report:
     """The demo's findings. Bytes are payload sent by the rank that sends most; None where the MPI library moves them uncounted. The ratio
-    is to the same step without a codec; None where nothing was counted.
+    is to the same step without a codec; None where nothing was counted. codec_pays: for a lossy codec, where that was measured.
     """
 
     data: str
@@ -60,6 +60,7 @@ class Report:
     samples_per_second: float
     wire_bytes_per_step: float | None
     wire_ratio: float | None
+    codec_pays: str | None
     waiting_share: float
     step_seconds: StepSeconds
     versions: dict[str, str]
@@ -76,6 +77,8 @@ def table(report: Report) -> Table:
     rows.add_row("replicas bitwise equal", "yes" if report.replicas_equal else "NO: the ranks have trained different models")
     rows.add_row("samples per second", f"{report.samples_per_second:,.0f}")
     rows.add_row("bytes sent per rank and step", _traffic(report.wire_bytes_per_step, report.wire_ratio))
+    if report.codec_pays is not None:
+        rows.add_row("does the codec pay here", report.codec_pays)
     parts = f"compute {1e3 * step.compute:.2f}, waiting {1e3 * step.waiting:.2f}, optimizer {1e3 * step.optimizer:.2f}"
     rows.add_row("time per step", f"{1e3 * step.total:.2f} ms: {parts}")
     rows.add_row("time waiting for communication", f"{report.waiting_share:.1%}")

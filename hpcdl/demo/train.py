@@ -14,6 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from .. import __version__
+from ..collectives.worth import Worth
 from ..numpy import MLP, Shards, Trainer, evaluate
 from ..reduction.reducer import Reducer
 from ..start import init
@@ -69,6 +70,7 @@ def train(args: argparse.Namespace) -> int:
             samples_per_second=args.epochs * len(data.train_y) / seconds,
             wire_bytes_per_step=sent if counted else None,
             wire_ratio=sent / uncompressed if counted and uncompressed else None,
+            codec_pays=_text(world.worth(args.codec)),
             waiting_share=step.waiting / step.total,
             step_seconds=step,
             versions=_versions(),
@@ -117,6 +119,10 @@ def _float32_bytes(args: argparse.Namespace, trainer: Trainer) -> float:
     plain.begin(1)
     plain.wait()
     return float(trainer.world.bytes_sent - before)
+
+
+def _text(worth: Worth | None) -> str | None:
+    return None if worth is None else str(worth)
 
 
 def _max(world: World, value: float) -> float:

@@ -1,4 +1,4 @@
-"""Latency and bandwidth between two nodes, where the doctor itself runs on both: ``mpirun -n 2 --host a,b hpcdl doctor``."""
+"""The network, where the doctor itself runs on several nodes: ``mpirun -n 2 --host a,b hpcdl doctor``; and the plan for these ranks."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import statistics
 import time
 from typing import Any
 
+from ..collectives.costs import Layout
 from .env import Place, check_world
 from .facts import Row
+from .plan_facts import plan_rows
 
 __all__ = ["measure"]
 
@@ -17,8 +19,10 @@ _SECONDS = 2.0  # per measurement at most
 
 
 def measure(here: Place) -> list[Row]:
-    """Ping-pong between the first ranks of the first two nodes. Collective over the ranks; the rows are rank 0's. Ends MPI."""
+    """Ping-pong between the first ranks of the first two nodes, and the plan. Collective; the rows are rank 0's. Ends MPI."""
     from mpi4py import MPI
+
+    from ..start import init
 
     comm = MPI.COMM_WORLD
     check_world(comm.size, comm.rank, MPI.Get_library_version().strip("\0").splitlines()[0])
@@ -33,6 +37,9 @@ def measure(here: Place) -> list[Row]:
             found = f"latency {latency * 1e6:.1f} us, bandwidth {_LARGE / bandwidth / 1e6:,.1f} MB/s"
             rows.append(Row(TOPIC, f"{names[0]} - {names[1]}", found))
     comm.Barrier()
+    world = init()
+    if comm.rank == 0:
+        rows += plan_rows(world.plan, world.costs, Layout(world.costs.nodes))
     MPI.Finalize()
     return rows
 

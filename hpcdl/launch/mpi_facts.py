@@ -13,10 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..collectives.costs import Costs, Layout
+from ..collectives.plan import Plan
 from ..errors import LaunchError
 from . import mpiexec
 from .env import outside, place
 from .facts import Row
+from .plan_facts import plan_rows
 from .probe import MARK
 
 __all__ = ["library_rows", "probe_rows", "selftest_rows"]
@@ -149,7 +152,7 @@ def _fabric(text: str) -> Row:
 
 
 def selftest_rows() -> Iterator[Row]:
-    """A sum over 2 ranks with hpcdl itself."""
+    """A sum over 2 ranks with hpcdl itself, and the plan that these follow."""
     found, text = _on_two_ranks("selftest")
     topic, name = "self-test", "all-reduce on 2 ranks"
     cure = "run `hpcdl run -n 2 -m hpcdl.launch.probe selftest` to see all of it"
@@ -159,3 +162,5 @@ def selftest_rows() -> Iterator[Row]:
         yield Row(topic, name, f"{found['wrong']} of {found['count']} sums are wrong on {found['size']} ranks", "bad", cure)
     else:
         yield Row(topic, name, f"right; {found['count'] * 4 / 2**20:.0f} MiB of float32 in {found['seconds'] * 1e3:.1f} ms")
+        costs = Costs.from_json(found["costs"])
+        yield from plan_rows(Plan.from_lists(found["plan"]), costs, Layout(costs.nodes))

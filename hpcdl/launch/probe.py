@@ -113,6 +113,8 @@ def selftest() -> tuple[int, dict[str, Any]]:
         "seconds": seconds,
         "device": str(world.device),
         "nodes": world.nodes,
+        "plan": world.plan.to_lists(),
+        "costs": world.costs.to_json(),
     }
 
 

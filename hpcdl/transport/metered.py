@@ -17,6 +17,10 @@ class Traffic:
     bytes_sent: int = 0
     messages_sent: int = 0
 
+    def forget(self) -> None:
+        """Count from zero."""
+        self.bytes_sent = self.messages_sent = 0
+
 
 class Metered:
     """Any transport, counted. Groups made from it count into the same `traffic`."""

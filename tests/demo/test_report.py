@@ -30,6 +30,7 @@ SAMPLE = Report(
     samples_per_second=12345.6,
     wire_bytes_per_step=115_000.0,
     wire_ratio=0.5,
+    codec_pays="fp16 pays: 1.9 times faster over 200 Mbit/s; it pays on networks below 15 Gbit/s",
     waiting_share=0.25,
     step_seconds=StepSeconds(0.002, 0.001, 0.001),
     versions={"python": "3.11"},
@@ -45,8 +46,20 @@ def shown(sample):
 
 def test_table():
     text = shown(SAMPLE)
-    for words in ("97.50%", "98.00%", "-0.50 points", "yes", "12,346", "115,000", "0.500 of float32", "4.00 ms", "4 ranks, ring, fp16"):
+    for words in (
+        "97.50%",
+        "98.00%",
+        "-0.50 points",
+        "yes",
+        "12,346",
+        "115,000",
+        "0.500 of float32",
+        "4.00 ms",
+        "fp16 pays: 1.9",
+        "4 ranks, ring, fp16",
+    ):
         assert words in text
+    assert "pays" not in shown(replace(SAMPLE, codec_pays=None))
     assert "NO" in shown(replace(SAMPLE, replicas_equal=False))
     assert "115,000 " in shown(replace(SAMPLE, wire_ratio=None)) and "of float32" not in shown(replace(SAMPLE, wire_ratio=None))
     assert "not counted" in shown(replace(SAMPLE, wire_bytes_per_step=None, wire_ratio=None))

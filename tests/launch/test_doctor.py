@@ -8,13 +8,17 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from hpcdl.collectives.costs import ASSUMED, SEGMENTS, Layout, Link
+from hpcdl.collectives.plan import Choice, Plan
 from hpcdl.errors import LaunchError
 from hpcdl.launch import doctor, facts, mpiexec, report
 from hpcdl.launch.mpi_facts import _fabric
+from hpcdl.launch.plan_facts import plan_rows
 
 from .conftest import HANG, environment
 
@@ -51,6 +55,11 @@ def test_healthy(require: Callable[..., object], tmp_path: Path) -> None:
         assert ("machine", name) in rows
     assert any(topic == "Slurm" for topic, _ in rows)
     assert rows["self-test", "all-reduce on 2 ranks"]["state"] == "ok"
+    assert rows["plan", "measured on"]["value"] == "2 ranks on 1 node"
+    for name in ("messages inside a node", "memory", "MPI's own all-reduce"):
+        assert ("costs", name) in rows
+    for name in ("bf16", "fp16", "int8"):
+        assert "pays on networks below" in rows["codecs", name]["value"]
     assert all(row["cure"] for row in found["rows"] if row["state"] in ("note", "bad"))
     for row in found["rows"]:
         assert row["value"] in ended.stdout
@@ -92,6 +101,31 @@ def test_under_a_launcher_one_rank_reports(require: Callable[..., object], tmp_p
     ended = call([*launcher.command(2), *DOCTOR], tmp_path, launcher.environment(environment()))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert ended.stdout.count("Training works here.") == 1 and "rank 0 of 2" in ended.stdout and "1: " in ended.stdout
+
+
+def test_calibration_off_is_said_in_one_line(require: Callable[..., object], tmp_path: Path) -> None:
+    require("mpi")
+    launcher = mpiexec.launcher(mpiexec.library())
+    env = launcher.environment({**environment(), "HPCDL_CALIBRATE": "0"})
+    ended = call([*launcher.command(2), *DOCTOR, "--json", "report.json"], tmp_path, env)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    rows = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["rows"]
+    told = [row for row in rows if row["name"] == "measured on"]
+    assert [row["state"] for row in told] == ["note", "note"] and "unset HPCDL_CALIBRATE" in told[0]["cure"], told
+    assert told[0]["value"] == "nothing: calibration is off; assumed for 2 ranks on 1 node"
+    assert not any(row["topic"] in ("costs", "codecs") for row in rows)
+
+
+def test_plan_in_words() -> None:
+    piece = SEGMENTS[0]
+    tables = (((1 << 12, Choice("native", 0)), (1 << 20, Choice("tree", piece)), (1 << 30, Choice("ring", piece))),) * 4
+    link = Link(2e-6, 1e-9, ((piece, 1e-9),))
+    costs = replace(ASSUMED, measured=True, nodes=(0, 1), names=("native",), node=link, network=Link(40e-6, 40e-9, ((piece, 41e-9),)))
+    rows = {row.name: row.value for row in plan_rows(Plan(True, piece, tables), costs, Layout((0, 1)))}
+    assert rows["measured on"] == "2 ranks on 2 nodes"
+    assert rows["all arrays"] == "up to 4 KiB native, up to 1 MiB tree in pieces of 32 KiB, above ring in pieces of 32 KiB"
+    assert rows["messages between nodes"] == "40 µs per message, 200 Mbit/s one way, both ways at once 195 Mbit/s in pieces of 32 KiB"
+    assert rows["memory"] == "copy 10 GB/s, add 10 GB/s, all ranks at once" and "messages inside a node" not in rows
 
 
 def test_ping_pong(job: Job) -> None:
