@@ -13,7 +13,7 @@ import pytest
 
 from hpcdl.collectives import cost_cache
 from hpcdl.collectives.collective import collectives, schedules
-from hpcdl.collectives.costs import ASSUMED, SEGMENTS, Coding, Costs, Layout, Link, Native, Timing
+from hpcdl.collectives.costs import ASSUMED, SEGMENTS, Coding, Costs, Layout, Link, Memory, Native, Shared, Timing
 from hpcdl.collectives.model import FORMULAS, Way, price, ways
 from hpcdl.collectives.plan import KINDS, Plan, make
 from hpcdl.collectives.simulate import Network
@@ -156,7 +156,8 @@ def test_a_codec_pays_on_a_slow_network_only() -> None:
     over_fast = worth("fp16", fast, make(fast, Layout((0, 1)), costs.names), Layout((0, 1)))
     assert over_fast is not None and not over_fast.pays and over_fast.break_even == pytest.approx(over_network.break_even)
     assert "does not pay: the link has 800 Gbit/s" in str(over_fast)
-    shared = worth("fp16", costs, make(costs, Layout((0, 0)), ("shared-memory",)), Layout((0, 0)))
+    near = replace(costs, shared=Shared(1e-6, 1e-12), memory=Memory(1e-12, 1e-12))
+    shared = worth("fp16", near, make(near, Layout((0, 0)), ("ring", "shared-memory")), Layout((0, 0)))
     assert shared is not None and not shared.pays and "share memory" in str(shared)
 
 
