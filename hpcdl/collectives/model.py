@@ -50,7 +50,7 @@ FORMULAS: dict[str, Callable[[int, float, Network], float]] = {
 }
 
 
-_KNOWN = ("shared-memory", "two-level", "native", *FORMULAS)  # of those that cost the same, the first is taken
+_KNOWN = ("shared-memory", "two-level", "native", *FORMULAS)  # the most likely to be the fastest first
 
 _SMALL_BYTES, _SLOT_BYTES = 1 << 16, 1 << 20  # see shared_memory.py and board.py
 WINDOWED = ("shared-memory", "two-level")  # for these it matters where the array is
