@@ -16,7 +16,6 @@ from ..collectives.group import Group
 from ..collectives.operation import Operation, Signature, all_finished
 from ..collectives.ops import Op
 from ..collectives.ops import by_name as op_by_name
-from ..collectives.plan import choose
 from ..collectives.pool import Pool
 from ..collectives.task import Scale, Task
 from .bucket import Bucket
@@ -106,8 +105,8 @@ class Share:
         """
         name = self.how.collective
         if not isinstance(collectives.by_name(name) if name != "auto" else None, collectives.Scheduled):
-            name = choose(x.nbytes, codec_by_name(None), self.group.carrier(self.library), shared=False)
-        yield from collectives.by_name("tree" if name == "native" else name).allreduce(self.task(x, op_by_name("sum")))
+            name = self.group.plan.choose(x.nbytes, host=False).collective  # a schedule
+        yield from collectives.by_name(name).allreduce(self.task(x, op_by_name("sum")))
 
     def task(self, x: Array, op: Op, bounds: list[int] | None = None) -> Task:
         """A collective on `x`, inside this operation."""
