@@ -94,7 +94,8 @@ def test_commands():
 
 
 def test_table_of_codecs():
-    rows = re.findall(r"^\| `([\w-]+)` \| ([^|]+) \| ([^|]+) \|", README, re.MULTILINE)
+    table = README.split("**Codecs**")[1].split("**Compressors**")[0]
+    rows = re.findall(r"^\| `([\w-]+)` \| ([^|]+) \| ([^|]+) \|", table, re.MULTILINE)
     assert {name for name, _, _ in rows} == set(codecs)
     for name, size, error in rows:
         codec, n = codecs.get(name), 128 * 40
