@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import Array, device_name, is_array, of
+from .arrays import Array, device_name
 from .collectives import calls, moves, quick
+from .collectives.checks import check_out
 from .collectives.costs import Costs, Layout
 from .collectives.group import Group
 from .collectives.operation import Operation
@@ -75,6 +76,11 @@ class World:
         transport = self._group.transport
         return transport.traffic.bytes_sent if isinstance(transport, Metered) else 0
 
+    @property
+    def progress_cpu_seconds(self) -> float:
+        """CPU seconds that this rank has spent on communication so far: its background thread, and threads that waited."""
+        return self._group.engine.cpu_seconds
+
     def allreduce(
         self,
         x: Array,
@@ -88,10 +94,11 @@ class World:
     ) -> Array:
         """Reduce `x` over all ranks, in place, and return it; with `out`, `x` stays as it was and `out` is returned.
 
-        op: sum, mean, product, max, min, bit_and, bit_or, bit_xor, logical_and, logical_or, logical_xor. codec: none, fp16, bf16, int8 (see
-        `hpcdl.codecs`). collective: auto, ring, halving-doubling, tree, direct, native. weight: makes the mean sum(w x) / sum(w); given on
-        all ranks or on none; 0 takes a rank out, and a mean of nothing is 0. error_feedback: a float32 array (float64 for float64) of x's
-        shape, zero at first, that carries what the codec lost to the next call. The result is bitwise equal on all ranks.
+        op: sum, mean, product, max, min, bit_and, bit_or, bit_xor, logical_and, logical_or, logical_xor. codec: none, fp16, bf16, int8, …
+        (see `hpcdl.codecs`). collective: auto, shared-memory, two-level, ring, halving-doubling, tree, direct, native. weight: makes the
+        mean sum(w x) / sum(w); given on all ranks or on none; 0 takes a rank out, and a mean of nothing is 0. error_feedback: a float32
+        array (float64 for float64) of x's shape, zero at first, that carries what the codec lost to the next call. The result is bitwise
+        equal on all ranks.
         """
         if out is None and weight is None and error_feedback is None and quick.allreduce(self._group, x, op, codec, collective, name):
             return x
@@ -114,7 +121,9 @@ class World:
         The arrays must stay untouched until then.
         """
         if out is not None:
-            x = self._copy(x, out)
+            check_out(self._group, x, out)
+            out[...] = x
+            x = out
         return calls.allreduce(self._group, x, op, codec, collective, weight, residual=error_feedback, name=name)
 
     def buffer(self, shape: Any, dtype: Any = "float32") -> Array:
@@ -227,13 +236,6 @@ class World:
     def broken(self) -> CommunicationError | None:
         """The error that has made this world unusable, if one has."""
         return self._group.broken
-
-    def _copy(self, x: Array, out: Array) -> Array:
-        if not is_array(out) or not is_array(x) or of(out) is not of(x) or out.shape != x.shape or out.dtype != x.dtype:
-            what = f"shape {x.shape} and dtype {x.dtype}" if is_array(x) else "the input's shape and dtype; the input is no array"
-            raise InvalidArgument(f"{self._group.place}: out must be an array of {what}")
-        out[...] = x
-        return out
 
 
 def _timeout(timeout: float | None) -> float:

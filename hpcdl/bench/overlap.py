@@ -23,7 +23,6 @@ from ..reduction.compressors import names as compressor_names
 from ..start import init
 from ..world import World
 from . import ddp, plot
-from .accounts import memory, progress_seconds
 from .options import count, link_rate, one_of, size, size_name
 from .record import append, line, place, show, summary, versions
 from .sides import Own, Side
@@ -76,7 +75,7 @@ def main(args: argparse.Namespace) -> int:
         result(side, batch, {part: columns[side, part] for part in PARTS}, 1 - last, cpu.spent(comm, side))
         for side, batch in zip(sides, batches, strict=True)
     ]
-    account = memory(own.trainer.reducer)
+    account = own.trainer.reducer.memory.by_purpose()
     if world.rank == 0:
         about = f"{library}, {place(world)}, {'-'.join(map(str, sizes))}, buckets of {size_name(args.bucket)}"
         _show(about, results, account, why)
@@ -143,7 +142,7 @@ class Clock:
         self.actions = {key: (lambda key=key: self._run(key)) for key in timed}
 
     def _now(self) -> NDArray[np.float64]:
-        return np.array([process_time(), progress_seconds(self._world) or 0.0])
+        return np.array([process_time(), self._world.progress_cpu_seconds])
 
     def _run(self, key: Any) -> None:
         before = self._now()
@@ -152,12 +151,11 @@ class Clock:
 
     def spent(self, comm: Any, side: Side) -> tuple[float, dict[str, float]]:
         """Medians over the repetitions, of the rank that spends most: seconds of backward; CPU seconds of `compute` and of `step`, and of
-        `progress` in a step where it is known."""
+        `progress` in a step, for hpcdl."""
         computing, stepping = (np.median(self._spent[side, part], axis=0) for part in ("compute", "step"))
         cpu, loop, backward = slowest(comm, np.array([stepping[0], stepping[1], computing[2]])).tolist()
         alone = float(slowest(comm, computing[:1])[0])
-        known = isinstance(side, Own) and progress_seconds(self._world) is not None
-        return backward, {"compute": alone, "step": cpu, **({"progress": loop} if known else {})}
+        return backward, {"compute": alone, "step": cpu, **({"progress": loop} if isinstance(side, Own) else {})}
 
 
 def result(
@@ -193,7 +191,7 @@ def _show(about: str, results: list[dict[str, Any]], account: dict[str, int], wh
                 f"{found['most']:.1%}",
                 f"{share / found['most']:.1%}",
                 f"{1e3 * cpu['step']:.4g} ({1e3 * cpu['compute']:.4g})",
-                f"{1e3 * cpu['progress']:.4g}" if "progress" in cpu else "unknown",
+                f"{1e3 * cpu['progress']:.4g}" if "progress" in cpu else "",
             ]
         )
     head = ["ms per step", "backward", *PARTS, "hidden", "at most", "of that", "CPU (computing alone)", "CPU of loop"]

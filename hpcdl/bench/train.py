@@ -22,7 +22,6 @@ from ..reduction.compressors import names as compressor_names
 from ..start import init
 from ..world import World
 from . import plot
-from .accounts import memory
 from .options import count, one_of
 from .record import append, line, show, summary
 from .timing import slowest
@@ -118,9 +117,14 @@ def _train(world: World, trainer: Trainer | None, data: Dataset, args: argparse.
 
 def _result(variant: Variant, parts: NDArray[np.float64], trainers: dict[Variant, Trainer], accuracy: dict[Variant, Any]) -> dict[str, Any]:
     found = {part: summary(parts[:, i].tolist()) for i, part in enumerate(PARTS)}
-    account = memory(trainers[variant].reducer)
     right = float(accuracy[variant] or 0.0)
-    return {**variant._asdict(), **found, "bytes_per_step": float(np.median(parts[:, 4])), "accuracy": right, "memory": account}
+    return {
+        **variant._asdict(),
+        **found,
+        "bytes_per_step": float(np.median(parts[:, 4])),
+        "accuracy": right,
+        "memory": trainers[variant].reducer.memory.by_purpose(),
+    }
 
 
 def _show(about: str, results: list[dict[str, Any]]) -> None:

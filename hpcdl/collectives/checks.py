@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Array, dtype_of, is_floating, of
+from ..arrays import Array, dtype_of, is_array, is_floating, of
 from ..codecs import Codec
 from ..errors import InvalidArgument
 from .group import Group
 from .ops import Op
 
-__all__ = ["check_array", "check_codec", "check_residual"]
+__all__ = ["check_array", "check_codec", "check_out", "check_residual"]
 
 
 def check_array(group: Group, x: Array, write: bool = False, numbers: bool = True) -> np.dtype[Any]:
@@ -30,6 +30,13 @@ def check_array(group: Group, x: Array, write: bool = False, numbers: bool = Tru
         raise InvalidArgument(f"{group.place}: dtype {x.dtype} holds Python objects, which have no bytes to send")
     found: np.dtype[Any] = np.dtype(x.dtype)
     return found
+
+
+def check_out(group: Group, x: Array, out: Array) -> None:
+    """Raise InvalidArgument unless `out` can take the place of `x`."""
+    if not is_array(out) or not is_array(x) or of(out) is not of(x) or out.shape != x.shape or out.dtype != x.dtype:
+        what = f"shape {x.shape} and dtype {x.dtype}" if is_array(x) else "the input's shape and dtype; the input is no array"
+        raise InvalidArgument(f"{group.place}: out must be an array of {what}")
 
 
 def check_codec(group: Group, codec: Codec, dtype: np.dtype[Any]) -> None:

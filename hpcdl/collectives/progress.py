@@ -62,6 +62,7 @@ class Engine:
         self._groups: weakref.WeakValueDictionary[int, Group] = weakref.WeakValueDictionary()
         self._numbers = count()
         self._waiters = 0
+        self._seconds = {"waiting": 0.0, "background": 0.0}  # of CPU, by the kind of thread
         self._watched_at = 0.0
         self._work = threading.Event()
         self._closing = False
@@ -109,6 +110,11 @@ class Engine:
         """All groups that are still in use, oldest first: the same order on all their ranks, since making one is collective."""
         return [group for _, group in sorted(self._groups.items(), key=lambda item: item[0])]
 
+    @property
+    def cpu_seconds(self) -> float:
+        """What the loop has cost so far: CPU time of the background thread, and of threads that waited."""
+        return sum(self._seconds.values())
+
     def poll(self) -> bool:
         """One round of the loop, unless another thread is at it; whether anything happened."""
         self._check_process()
@@ -123,16 +129,19 @@ class Engine:
         """Drive the loop until `operation` has finished. Raises WaitTimeout after `timeout` seconds."""
         self._check_process()
         deadline = None if timeout is None else time.monotonic() + timeout
-        backoff = Backoff()
-        with self:
-            while not operation.finished:
-                with self._lock:
-                    moved = not operation.finished and self._round()
-                if operation.finished:
-                    return
-                if deadline is not None and time.monotonic() >= deadline:
-                    raise WaitTimeout(f"{operation.group.place}: {operation.signature} has not finished after {timeout} s; it goes on")
-                backoff.pause(moved)
+        backoff, begun = Backoff(), time.thread_time()
+        try:
+            with self:
+                while not operation.finished:
+                    with self._lock:
+                        moved = not operation.finished and self._round()
+                    if operation.finished:
+                        return
+                    if deadline is not None and time.monotonic() >= deadline:
+                        raise WaitTimeout(f"{operation.group.place}: {operation.signature} has not finished after {timeout} s; it goes on")
+                    backoff.pause(moved)
+        finally:
+            self._seconds["waiting"] += time.thread_time() - begun
 
     def close(self) -> None:
         """Stop the background thread. Before MPI ends."""
@@ -179,6 +188,7 @@ class Engine:
                 return
         with self._lock:
             moved = self._round()
+        self._seconds["background"] = time.thread_time()
         if self._operations:
             backoff.pause(moved)
 

@@ -32,8 +32,12 @@ class Memory:
     wires: int
     window: int
 
+    def by_purpose(self) -> dict[str, int]:
+        """The same in words."""
+        return {name.replace("_", " "): nbytes for name, nbytes in asdict(self).items()}
+
     def __str__(self) -> str:
-        return "\n".join(f"{name.replace('_', ' '):<15} {nbytes:,} bytes" for name, nbytes in asdict(self).items())
+        return "\n".join(f"{name:<15} {nbytes:,} bytes" for name, nbytes in self.by_purpose().items())
 
 
 def measure(buckets: Sequence[Bucket], group: Group, library: Arrays) -> Memory:

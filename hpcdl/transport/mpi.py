@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ __all__ = ["MPITransport", "before_finalize", "give_up_receives", "library_versi
 
 _TYPES = {f"{kind}int{bits}": getattr(MPI, f"{kind.upper()}INT{bits}_T") for kind in ("", "u") for bits in (8, 16, 32, 64)}
 _TYPES |= {"float32": MPI.FLOAT, "float64": MPI.DOUBLE}  # named, since mpi4py knows none for memory that is not aligned
+_INFINIBAND = "/sys/class/infiniband"  # there where the kernel has such a network card
 _LAST_WORDS = 0.3  # seconds between the last output and MPI_Abort: MPICH's launcher throws away what it has not read by then
 
 #: Messages that MPI has not finished. Why: it still reads or writes their buffers, even after everybody else has forgotten them; so they
@@ -182,6 +184,8 @@ def world(comm: Any | None = None) -> MPITransport:
     """
     if not MPI.Is_initialized():
         check_launcher(str(MPI.Get_library_version()))
+        if not os.path.isdir(_INFINIBAND):  # else Open MPI 5 prints an error for each window of shared memory, to no purpose
+            os.environ.setdefault("OMPI_MCA_osc", "^ucx")
         MPI.Init_thread(MPI.THREAD_MULTIPLE)
     comm = MPI.COMM_WORLD if comm is None else comm
     if not isinstance(comm, MPI.Intracomm):
