@@ -56,6 +56,8 @@ def _finish() -> None:
 
     if _world is not None:
         _world.close()
+        if _world.broken is None:
+            mpi.free_all()
         mpi.give_up_receives()
 
 

@@ -17,8 +17,8 @@ from .execute import Disagreement
 __all__ = ["SLOT_BYTES", "Board", "board_bytes"]
 
 SLOT_BYTES = 1 << 20
-_LINE = 64  # bytes of a cache line
-_HEADERS = _LINE  # where the two headers begin, behind the counter
+_HEADERS = 16  # where the two headers begin, in the counter's cache line: one trip for both
+_HEADER = 16  # bytes of one
 _SLOTS = 4096  # where the two slots begin
 _MOST_VIEWS = 256  # kinds of arrays whose views are kept
 
@@ -46,7 +46,9 @@ class Board:
         slot_bytes = (window.parts[0].nbytes - _SLOTS) // 2
         self.slots = tuple([part[_SLOTS + side * slot_bytes :][:slot_bytes] for part in window.parts] for side in (0, 1))
         self.slot_bytes = slot_bytes
-        self._headers = tuple([memoryview(part[_HEADERS + side * _LINE :][:16]).cast("q") for part in window.parts] for side in (0, 1))
+        self._headers = tuple(
+            [memoryview(part[_HEADERS + side * _HEADER :][:_HEADER]).cast("q") for part in window.parts] for side in (0, 1)
+        )
         counters = [memoryview(part[:8]).cast("q") for part in window.parts]
         self._mine = counters[rank]
         self._views: dict[Any, list[tuple[Array, list[Array]]]] = {}

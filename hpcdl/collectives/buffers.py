@@ -56,16 +56,18 @@ class Buffers:
                 return f"at {offset} of buffer {number}", [part[offset : offset + x.nbytes].view(x.dtype) for part in parts]
         return "", None
 
+    def forget(self) -> None:
+        """Hold none of it any more."""
+        self._windows, self._begins, self.board = [], [], None
+
     def close(self, engine: Engine, wanted: Callable[[], bool]) -> None:
         """Give it all back, but for what somebody still holds, as soon as all ranks of the node do so.
 
         Lets `engine` go on meanwhile; gives up where it is no longer `wanted`. One window after another, in the same order on all ranks,
         since the last act waits for the others.
         """
-        windows, self._windows = self._windows, []
-        if self.board is not None:
-            windows.append(self.board.window)
-            self.board = None
+        windows = self._windows + ([self.board.window] if self.board is not None else [])
+        self.forget()
         with engine.locked():
             closing = [window.close() for window in windows]
         backoff = Backoff()

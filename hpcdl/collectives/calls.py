@@ -22,10 +22,10 @@ from .layout import split_evenly
 from .operation import After, Operation, Signature, all_finished
 from .ops import Op
 from .ops import by_name as op_by_name
-from .recipe import recipe_for
+from .recipe import Recipe, recipe_for
 from .task import Scale, Task
 
-__all__ = ["allreduce", "reduce_scatter", "weight_sum"]
+__all__ = ["Constant", "allreduce", "reduce_scatter", "task_for", "weight_sum"]
 
 
 class Constant:
@@ -107,8 +107,7 @@ def allreduce(
             library.xp.multiply(work, work.dtype.type(weight), out=work)
         if group.transport.size > 1:
             how = None if residual is None else residual.reshape(-1)
-            carrier = group.carrier(library)
-            task = Task(work, op, codec, carrier, pool, tag, header, how, scale, board=board, neighbours=neighbours, segment=recipe.segment)
+            task = task_for(group, recipe, work, tag, header, scale, how, neighbours)
             yield from by_name(recipe.collective).allreduce(task)
         elif scale is not None:
             library.xp.multiply(work, work.dtype.type(scale.value), out=work)
@@ -118,6 +117,35 @@ def allreduce(
         return x
 
     return group.start(recipe.signature, follow(of(x), call))
+
+
+def task_for(
+    group: Group,
+    recipe: Recipe,
+    work: Array,
+    tag: int,
+    header: Array,
+    scale: Scale | None = None,
+    residual: Array | None = None,
+    neighbours: Sequence[Array] | None = None,
+) -> Task:
+    """What the collective of `recipe` works on: `work` is flat and of its work dtype."""
+    library = of(work)
+    pool, carrier, board = group.pool(library), group.carrier(library), group.buffers.board if library is HOST else None
+    return Task(
+        work,
+        recipe.op,
+        recipe.codec,
+        carrier,
+        pool,
+        tag,
+        header,
+        residual,
+        scale,
+        board=board,
+        neighbours=neighbours,
+        segment=recipe.segment,
+    )
 
 
 def reduce_scatter(group: Group, x: Array, op: Op | str, codec: Codec | str | None = None) -> Operation:

@@ -160,10 +160,11 @@ class Group:
     def close(self, memory: bool = True) -> None:
         """Give back what the group holds. A group that came to a good end gives back its communicators too.
 
-        And its shared `memory`, if all ranks close this very group now; at the end of a program MPI does so.
+        And its shared `memory`, if all ranks close this very group now; at the end of a program that is done for all groups at once.
         """
         if memory and self.broken is None and self.all_left():
             self.buffers.close(self.engine, lambda: self.broken is None)
+        self.buffers.forget()
         with self.engine.locked():
             self.engine.remove_group(self)
             self._control.close()

@@ -1,4 +1,4 @@
-"""The short way of a small blocking all-reduce inside a node: no operation, no request, no second thread; some microseconds.
+"""The short way of a blocking all-reduce inside a node: no operation, no request, no second thread; some microseconds.
 
 It does what the long way would do, behind the same check of headers, as long as all ranks come within `_SPIN`; if they don't, or anything
 is wrong, it becomes an ordinary operation where it stands.
@@ -16,17 +16,19 @@ from ..arrays import Array
 from ..codecs import Codec
 from ..transport.base import Pending
 from .board import Board
+from .calls import Constant, task_for
 from .execute import Body
 from .group import Group
 from .operation import Operation
 from .ops import Op
 from .progress import give_way
 from .recipe import Recipe, recipe_for
-from .shared_memory import one_step
+from .shared_memory import one_step, slices, sweep
 
 __all__ = ["allreduce"]
 
 _SPIN = 100e-6  # seconds of looking for the others before the progress loop takes over
+_MOST_BYTES = 1 << 22  # beyond, the loop's microseconds do not count, and other operations must have their turn meanwhile
 
 
 def allreduce(group: Group, x: Array, op: Op | str, codec: Codec | str | None, collective: str, name: str) -> bool:
@@ -34,13 +36,20 @@ def allreduce(group: Group, x: Array, op: Op | str, codec: Codec | str | None, c
     board = group.buffers.board
     if board is None or type(x) is not np.ndarray or group.engine.busy():
         return False
-    recipe = recipe_for(group, x, op, codec, collective, name=name)
-    if not recipe.short or recipe.work_dtype != x.dtype or not x.flags.carray:
+    recipe, neighbours = recipe_for(group, x, op, codec, collective, name=name), None
+    if recipe.work_dtype != x.dtype or not x.flags.carray:
         return False
+    if not recipe.short:
+        if x.nbytes > _MOST_BYTES:
+            return False
+        place, neighbours = group.buffers.find(x)
+        recipe = recipe_for(group, x, op, codec, collective, place=place, name=name) if place else recipe
+        if recipe.collective != "shared-memory" or board.size < group.transport.size:
+            return False
     with group.engine.locked():
         if group.broken is not None or group.left or not board.turns.idle():
             return False
-        operation = board.quiet.run(_at_once, group, board, recipe, x)
+        operation = board.quiet.run(_at_once, group, board, recipe, x, neighbours)
         if operation is None:
             return True
         group.submit(operation)
@@ -48,40 +57,47 @@ def allreduce(group: Group, x: Array, op: Op | str, codec: Codec | str | None, c
     return True
 
 
-def _at_once(group: Group, board: Board, recipe: Recipe, x: Array) -> Operation | None:
+def _at_once(group: Group, board: Board, recipe: Recipe, x: Array, neighbours: list[Array] | None) -> Operation | None:
     """Do it; what is left to do if it cannot be done at once."""
     number, history = group.count(recipe.fingerprint)
-    body = one_step(board, x, recipe.op, number, history)
-    posted: Pending | None = None
+    body: Body
+    if recipe.short:
+        body, factor = one_step(board, x, recipe.op, number, history), recipe.factor
+    else:
+        scale = Constant(1 / group.transport.size) if recipe.op.averages else None
+        task = task_for(group, recipe, x.reshape(-1), 0, np.array([number, history]), scale, neighbours=neighbours)
+        body, factor = sweep(task, board, slices(x.size, board.size, board.size), reduce=True, gather=True), None
+    pending: Pending | None = None
     try:
-        posted = next(body)
-        if _comes(posted):
-            next(body, None)
-            if recipe.factor is not None:
-                np.multiply(x, recipe.factor, out=x)
+        for pending in body:
+            if not _comes(pending):
+                break
+        else:
+            if factor is not None:
+                np.multiply(x, factor, out=x)
             group.remember(number, recipe.signature)
             return None
     except BaseException as error:  # the operation is lost, and all ranks must hear of it
         body = _raise(error)
-    return Operation(group, number, recipe.signature, _the_long_way(board, posted, body, x, recipe.factor))
+    return Operation(group, number, recipe.signature, _the_long_way(board, pending, body, x, factor))
 
 
-def _comes(posted: Pending) -> bool:
-    """Whether all have posted, within some microseconds."""
-    if posted.done():
+def _comes(pending: Pending) -> bool:
+    """Whether it is done within some microseconds."""
+    if pending.done():
         return True
     end = time.perf_counter() + _SPIN
-    while not posted.done():
+    while not pending.done():
         if time.perf_counter() > end:
             return False
         give_way()
     return True
 
 
-def _the_long_way(board: Board, posted: Pending | None, rest: Generator[Any, None, None], x: Array, factor: Any) -> Body:
+def _the_long_way(board: Board, pending: Pending | None, rest: Body, x: Array, factor: Any) -> Body:
     turn = board.turns.take()
-    if posted is not None:
-        yield posted
+    if pending is not None:
+        yield pending
     yield from rest
     if factor is not None:
         np.multiply(x, factor, out=x)

@@ -19,7 +19,10 @@ __all__ = ["SharedMemory", "fits_one_step", "one_step", "slices", "sweep"]
 
 _LINE_BYTES = 64  # of a cache line
 _ALIGN = 64  # elements: slices begin at whole cache lines
-_BLOCK_BYTES = 1 << 17  # reduced at a time, so that what is read stays in the cache until it is written
+_BLOCK_BYTES = int(
+    __import__("os").environ.get("BLOCK", 1 << 17)
+)  # reduced at a time, so that what is read stays in the cache until it is written
+_PIECE_BYTES = int(__import__("os").environ.get("PIECE", 1 << 20))
 _BREATH = 8  # blocks before other operations have their turn
 _SMALL_BYTES = 1 << 16  # of all ranks together: below, one step and everybody reads everything
 
@@ -141,15 +144,16 @@ def _in_place(task: Task, board: Board, bounds: list[int], reduce: bool, gather:
 
 def _through_slots(task: Task, board: Board, bounds: list[int], reduce: bool, gather: bool) -> Body:
     """Arrays of the ranks' own: piece by piece of all slices at once, results one step behind what they are made from."""
-    x, me, everybody = task.x, board.rank, range(board.size)
+    x, me, others = task.x, board.rank, (board.size - 1) * reduce
     scale = x.dtype.type(task.scale.value) if reduce and gather and task.scale is not None else None
-    length = board.slot_bytes // (board.size * reduce + gather) // _LINE_BYTES * _LINE_BYTES // x.itemsize
+    length = min(_PIECE_BYTES, board.slot_bytes // (others + gather)) // _LINE_BYTES * _LINE_BYTES // x.itemsize
     lag = 1 if reduce and gather else 0
     rounds = -(-max(hi - lo for lo, hi in pairwise(bounds)) // length)
 
-    def piece(array: Array, owner: int, number: int) -> Array:
+    def piece(owner: int, number: int) -> Array:
+        """What `owner` reduces in round `number`, or has reduced in it."""
         lo, hi = bounds[owner], bounds[owner + 1]
-        return array[min(hi, lo + number * length) : min(hi, lo + (number + 1) * length)] if number >= 0 else array[:0]
+        return x[min(hi, lo + number * length) : min(hi, lo + (number + 1) * length)] if number >= 0 else x[:0]
 
     def part(peer: int, index: int, n: int) -> Array:
         begin = index * length
@@ -157,21 +161,21 @@ def _through_slots(task: Task, board: Board, bounds: list[int], reduce: bool, ga
 
     for number in range(rounds + lag):
         if reduce:
-            for owner in everybody:
-                if owner != me and (mine := piece(x, owner, number)).size:
-                    part(me, owner, mine.size)[:] = mine
-        if gather and (result := piece(x, me, number - lag)).size:
-            part(me, board.size * reduce, result.size)[:] = result
+            for owner in board.peers():
+                if (mine := piece(owner, number)).size:
+                    part(me, owner - (owner > me), mine.size)[:] = mine
+        if gather and (result := piece(me, number - lag)).size:
+            part(me, others, result.size)[:] = result
         yield from _meet(task, board)
-        if reduce and (target := piece(x, me, number)).size:
+        if reduce and (target := piece(me, number)).size:
             for peer in board.peers():
-                task.op.combine(HOST, target, part(peer, me, target.size))
+                task.op.combine(HOST, target, part(peer, me - (me > peer), target.size))
             if scale is not None:
                 target *= scale
         if gather:
             for peer in board.peers():
-                if (target := piece(x, peer, number - lag)).size:
-                    target[:] = part(peer, board.size * reduce, target.size)
+                if (target := piece(peer, number - lag)).size:
+                    target[:] = part(peer, others, target.size)
         board.next()
 
 

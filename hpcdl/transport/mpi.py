@@ -19,9 +19,9 @@ from ..arrays import Array
 from ..launch.env import check_launcher
 from .base import NativeCalls, Pending, Transport, TransportFailure, Truncated, Window, renumber
 from .turns import Turns
-from .windows import allocate, nodes_of
+from .windows import allocate, free_all, nodes_of
 
-__all__ = ["MPITransport", "before_finalize", "give_up_receives", "library_version", "world"]
+__all__ = ["MPITransport", "before_finalize", "free_all", "give_up_receives", "library_version", "world"]
 
 
 _TYPES = {f"{kind}int{bits}": getattr(MPI, f"{kind.upper()}INT{bits}_T") for kind in ("", "u") for bits in (8, 16, 32, 64)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,13 @@ from mpi4py import MPI
 
 from ..arrays import Array
 from .base import Pending, Window, renumber
+from .keep import keep
 
-__all__ = ["allocate", "nodes_of"]
+__all__ = ["allocate", "free_all", "nodes_of"]
 
 _FOLDER = "/dev/shm"  # where MPI libraries on Linux keep such memory
+#: Windows that were not freed, oldest first: the same order on all ranks that share one, since making one is collective.
+_open: list[_Window] = []
 _SPARE = 16 << 20  # bytes to leave there: a page that is touched where none is left ends the process (SIGBUS)
 
 
@@ -37,6 +41,7 @@ class _Memory:
     """One rank's part, as NumPy sees it. Arrays made from it keep it alive, which tells whether the window may go."""
 
     def __init__(self, address: int, nbytes: int) -> None:
+        self.address, self.nbytes = address, nbytes
         self.__array_interface__ = {"data": (address, False), "shape": (nbytes,), "typestr": "|u1", "version": 3}
 
 
@@ -44,7 +49,7 @@ class _Window:
     """One window of MPI."""
 
     def __init__(self, comm: Any, win: Any, nbytes: int) -> None:
-        self._comm, self._win = comm, win
+        self.comm, self._win = comm, win
         win.Lock_all(MPI.MODE_NOCHECK)  # the epoch in which Sync may be called (MPI 4.1, sec. 12.5.3)
         memories = [_Memory(win.Shared_query(rank)[0].address, nbytes) for rank in range(comm.Get_size())]
         self._held = [weakref.ref(memory) for memory in memories]
@@ -52,10 +57,23 @@ class _Window:
         self.parts[comm.Get_rank()][:] = 0  # touched while there is room for it; by its owner, so that it lies in memory near to it
         self.sync = win.Sync
         comm.Barrier()
+        _open.append(self)
 
     def close(self) -> Pending:
         self.parts = ()
-        return _Closing(self._comm, self._win, any(held() is not None for held in self._held))
+        return _Closing(self, any(held() is not None for held in self._held))
+
+    def keep(self) -> Callable[[], None]:
+        """What puts this rank's part back, once it is gone, if anybody holds it."""
+        mine = self._held[self.comm.Get_rank()]()
+        return keep(mine.address, mine.nbytes) if mine is not None else lambda: None
+
+    def free(self) -> None:
+        """Give it back. Waits for the other ranks of the node."""
+        _open.remove(self)
+        self._win.Unlock_all()
+        self._win.Free()
+        self.comm.Free()
 
 
 class _Closing:
@@ -67,10 +85,10 @@ class _Closing:
     source = -1
     nbytes = 0
 
-    def __init__(self, comm: Any, win: Any, in_use: bool) -> None:
-        self._comm, self._win = comm, win
+    def __init__(self, window: _Window, in_use: bool) -> None:
+        self._window = window
         self._users = np.array([in_use], np.int32)
-        self._asked = comm.Iallreduce(MPI.IN_PLACE, self._users, MPI.SUM)
+        self._asked = window.comm.Iallreduce(MPI.IN_PLACE, self._users, MPI.SUM)
 
     def done(self) -> bool:
         if self._asked is None:
@@ -79,9 +97,7 @@ class _Closing:
             return False
         self._asked = None
         if not self._users[0]:
-            self._win.Unlock_all()
-            self._win.Free()
-            self._comm.Free()
+            self._window.free()
         return True
 
     def cancel(self) -> None:
@@ -100,6 +116,18 @@ def allocate(comm: Any, node: int, nbytes: int) -> Window | None:
     win = MPI.Win.Allocate_shared(nbytes, 1, info, neighbours)
     info.Free()
     return _Window(neighbours, win, nbytes)  # MPI may give more than was asked for
+
+
+def free_all() -> None:
+    """Give back all memory, once all ranks have come to their end. Arrays that somebody still holds keep their values.
+
+    Why not leave it to MPI_Finalize: Open MPI 5 frees windows there one after the other, waiting for all ranks of each, in an order that
+    may be another on each rank.
+    """
+    for window in tuple(_open):
+        put_back = window.keep()
+        window.free()
+        put_back()
 
 
 def _room() -> float:
