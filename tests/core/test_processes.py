@@ -59,6 +59,36 @@ def test_a_good_end(tmp_path) -> None:
     assert (code, output.count("sum 4.0")) == (0, 4), output
 
 
+def test_shared_memory_at_the_end(tmp_path) -> None:
+    """Groups that nobody closed, of other ranks each; arrays that are read after the world has ended; nothing left behind."""
+    left = set(os.listdir("/dev/shm"))
+    code, output = run(
+        tmp_path,
+        """
+        import atexit
+        kept = []
+        atexit.register(lambda: say("late", int(kept[0].sum()), kept[1][0]))  # runs after the end of the world
+        world = hpcdl.init()
+        x = world.buffer(1 << 18)
+        x[:] = world.rank
+        world.allreduce(x)
+        reducer = hpcdl.Reducer(world, [(1000,)])
+        reducer.views[0][:] = world.rank
+        reducer.ready(0)
+        reducer.wait()
+        kept += [x, reducer.views[0]]
+        for first in range(world.size):
+            if world.rank >= first:
+                kept.append(world.group(range(first, world.size)))
+        for last in range(world.size):
+            if world.rank <= last:
+                world.group(range(last + 1)).allreduce(np.ones(100_000))
+        """,
+    )
+    assert (code, output.count(f"late {6 * (1 << 18)} 1.5")) == (0, 4), output
+    assert not {name for name in os.listdir("/dev/shm") if name not in left}
+
+
 def test_mpi_ended_by_the_program(tmp_path) -> None:
     program = """
         world = hpcdl.init()
