@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from contextvars import copy_context
 from typing import Any
@@ -14,7 +15,7 @@ from ..transport.base import Window
 from ..transport.turns import Turns
 from .execute import Disagreement
 
-__all__ = ["SLOT_BYTES", "Board", "board_bytes"]
+__all__ = ["SLOT_BYTES", "Board", "Sides", "board_bytes"]
 
 SLOT_BYTES = 1 << 20
 _HEADERS = 16  # where the two headers begin, in the counter's cache line: one trip for both
@@ -26,6 +27,10 @@ _MOST_VIEWS = 256  # kinds of arrays whose views are kept
 def board_bytes(slot_bytes: int = SLOT_BYTES) -> int:
     """Size of one rank's part of a board's window."""
     return _SLOTS + 2 * slot_bytes
+
+
+#: This rank's array and everybody's, in even and in odd steps.
+Sides = tuple[tuple[Array, list[Array]], tuple[Array, list[Array]]]
 
 
 class Board:
@@ -42,16 +47,17 @@ class Board:
         self.rank, self.size = rank, len(window.parts)
         self.members = members  # the ranks of the group that meet here
         self.turns = Turns()
+        self.roomy = self.size <= (os.cpu_count() or 1)  # whether each rank has a core
         self.window, self.sync = window, window.sync
         slot_bytes = (window.parts[0].nbytes - _SLOTS) // 2
         self.slots = tuple([part[_SLOTS + side * slot_bytes :][:slot_bytes] for part in window.parts] for side in (0, 1))
         self.slot_bytes = slot_bytes
-        self._headers = tuple(
-            [memoryview(part[_HEADERS + side * _HEADER :][:_HEADER]).cast("q") for part in window.parts] for side in (0, 1)
-        )
+        headers = [[memoryview(part[_HEADERS + side * _HEADER :][:_HEADER]).cast("q") for part in window.parts] for side in (0, 1)]
+        self._header = [side[rank] for side in headers]
+        self._theirs = [[(peer, header) for peer, header in enumerate(side) if peer != rank] for side in headers]
         counters = [memoryview(part[:8]).cast("q") for part in window.parts]
         self._mine = counters[rank]
-        self._views: dict[Any, list[tuple[Array, list[Array]]]] = {}
+        self._views: dict[Any, Sides] = {}
         self._others = [(peer, counter) for peer, counter in enumerate(counters) if peer != rank]
         self._step = 0
         #: Where NumPy says nothing of NaN and overflow, which are the user's to judge. Why: errstate would take longer than the sum.
@@ -62,21 +68,26 @@ class Board:
         """The slot of `peer` (this rank's own by default) in the present step, as bytes."""
         return self.slots[self._step & 1][self.rank if peer is None else peer]
 
-    def views(self, dtype: Any, shape: tuple[int, ...]) -> tuple[Array, list[Array]]:
-        """The beginnings of this rank's slot, and of everybody's, in this step, as arrays of that dtype and shape."""
+    def views(self, dtype: Any, shape: tuple[int, ...]) -> Sides:
+        """The beginnings of the slots as arrays of that dtype and shape, for even and for odd steps."""
         key = (dtype, shape)
         found = self._views.get(key)
         if found is None:
             nbytes = dtype.itemsize * math.prod(shape)
-            sides = [[slot[:nbytes].view(dtype).reshape(shape) for slot in side] for side in self.slots]
+            even, odd = ([slot[:nbytes].view(dtype).reshape(shape) for slot in side] for side in self.slots)
             if len(self._views) >= _MOST_VIEWS:
                 self._views.clear()
-            found = self._views[key] = [(side[self.rank], side) for side in sides]
-        return found[self._step & 1]
+            found = self._views[key] = (even[self.rank], even), (odd[self.rank], odd)
+        return found
+
+    @property
+    def side(self) -> int:
+        """Which of the two slots belongs to the present step."""
+        return self._step & 1
 
     def post(self, number: int, history: int) -> Posted:
         """Tell the others that this rank's slot is written and the one before read, in which operation. The step ends with `next`."""
-        mine = self._headers[self._step & 1][self.rank]
+        mine = self._header[self._step & 1]
         mine[0], mine[1] = number, history
         self.sync()
         self._mine[0] = self._step + 1
@@ -89,7 +100,7 @@ class Board:
 
     def check(self, number: int, history: int) -> None:
         """Raise Disagreement where a rank of this node has shown another header in this step."""
-        for peer, theirs in enumerate(self._headers[self._step & 1]):
+        for peer, theirs in self._theirs[self._step & 1]:
             if theirs[1] != history or theirs[0] != number:
                 raise Disagreement(self.members[peer], np.array(theirs))
 

@@ -86,7 +86,7 @@ def allreduce(
         check_residual(group, residual, x, op, codec, work_dtype)
     board = group.buffers.board if of(x) is HOST else None
     place, neighbours = "", None
-    if board is not None and not recipe.short and work_dtype == x.dtype:
+    if board is not None and recipe.views is None and work_dtype == x.dtype:
         place, neighbours = group.buffers.find(x)
     if place:
         recipe = recipe_for(group, x, op, codec, collective, weighted, feedback, place, name)

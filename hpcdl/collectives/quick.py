@@ -28,6 +28,7 @@ from .shared_memory import one_step, slices, sweep
 __all__ = ["allreduce"]
 
 _SPIN = 100e-6  # seconds of looking for the others before the progress loop takes over
+_LOOKS = 12  # some microseconds
 _MOST_BYTES = 1 << 22  # beyond, the loop's microseconds do not count, and other operations must have their turn meanwhile
 
 
@@ -39,7 +40,7 @@ def allreduce(group: Group, x: Array, op: Op | str, codec: Codec | str | None, c
     recipe, neighbours = recipe_for(group, x, op, codec, collective, name=name), None
     if recipe.work_dtype != x.dtype or not x.flags.carray:
         return False
-    if not recipe.short:
+    if recipe.views is None:
         if x.nbytes > _MOST_BYTES:
             return False
         place, neighbours = group.buffers.find(x)
@@ -61,16 +62,17 @@ def _at_once(group: Group, board: Board, recipe: Recipe, x: Array, neighbours: l
     """Do it; what is left to do if it cannot be done at once."""
     number, history = group.count(recipe.fingerprint)
     body: Body
-    if recipe.short:
-        body, factor = one_step(board, x, recipe.op, number, history), recipe.factor
+    if recipe.views is not None:
+        body, factor = one_step(board, recipe.views, x, recipe.op, number, history), recipe.factor
     else:
         scale = Constant(1 / group.transport.size) if recipe.op.averages else None
         task = task_for(group, recipe, x.reshape(-1), 0, np.array([number, history]), scale, neighbours=neighbours)
         body, factor = sweep(task, board, slices(x.size, board.size, board.size), reduce=True, gather=True), None
     pending: Pending | None = None
+    looks = _LOOKS if board.roomy else 1
     try:
         for pending in body:
-            if not _comes(pending):
+            if not _comes(pending, looks):
                 break
         else:
             if factor is not None:
@@ -82,10 +84,11 @@ def _at_once(group: Group, board: Board, recipe: Recipe, x: Array, neighbours: l
     return Operation(group, number, recipe.signature, _the_long_way(board, pending, body, x, factor))
 
 
-def _comes(pending: Pending) -> bool:
-    """Whether it is done within some microseconds."""
-    if pending.done():
-        return True
+def _comes(pending: Pending, looks: int) -> bool:
+    """Whether it is done within some microseconds. looks: how often to look before giving the core away."""
+    for _ in range(looks):
+        if pending.done():
+            return True
     end = time.perf_counter() + _SPIN
     while not pending.done():
         if time.perf_counter() > end:

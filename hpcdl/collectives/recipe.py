@@ -10,6 +10,7 @@ import numpy as np
 from ..arrays import HOST, Array, accumulator, dtype_of, of
 from ..codecs import Codec
 from ..codecs import by_name as codec_by_name
+from .board import Sides
 from .checks import check_codec
 from .collective import check_name
 from .group import Group
@@ -35,7 +36,7 @@ class Recipe:
     signature: Signature
     fingerprint: int
     factor: Any  # of an unweighted mean, in `work_dtype`; None otherwise
-    short: bool  # small enough to be reduced in one step through shared memory
+    views: Sides | None  # of the slots, if it is small enough to be reduced in one step through shared memory
 
 
 def recipe_for(
@@ -81,6 +82,7 @@ def _work_out(
         collective, segment = group.plan.choose(x.size * work_dtype.itemsize, by_mpi, bool(place), of(x) is HOST)
     extra = ", ".join(filter(None, ("weighted" if weighted else "", "error feedback" if feedback else "", place)))
     signature = Signature("allreduce", op.name, dtype, x.shape, codec.name, collective, extra, name)
+    short = collective == "shared-memory" and board is not None and fits_one_step(board, x.size * work_dtype.itemsize)
     return Recipe(
         op,
         codec,
@@ -90,5 +92,5 @@ def _work_out(
         signature,
         signature.fingerprint(),
         work_dtype.type(1 / group.transport.size) if op.averages and not weighted else None,
-        collective == "shared-memory" and board is not None and fits_one_step(board, x.size * work_dtype.itemsize),
+        board.views(work_dtype, x.shape) if short and board is not None else None,
     )

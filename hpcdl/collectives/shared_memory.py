@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from ..arrays import HOST, Array
-from .board import Board, Posted
+from .board import Board, Posted, Sides
 from .execute import Body
 from .layout import pieces, split_blocks
 from .ops import Op
@@ -55,7 +55,7 @@ class SharedMemory:
             yield turn
         settle(task)
         if fits_one_step(board, task.x.nbytes):
-            yield from one_step(board, task.x, task.op, *task.identity)
+            yield from one_step(board, board.views(task.x.dtype, task.x.shape), task.x, task.op, *task.identity)
             if task.scale is not None:
                 if not task.scale.done():
                     yield task.scale
@@ -105,10 +105,10 @@ def fits_one_step(board: Board, nbytes: int) -> bool:
     return nbytes * board.size <= _SMALL_BYTES
 
 
-def one_step(board: Board, x: Array, op: Op, number: int, history: int) -> Generator[Posted, None, None]:
-    """Everybody writes all of `x`, and reads everybody's, in rank order. Yields once."""
-    mine, everybody = board.views(x.dtype, x.shape)
-    np.copyto(mine, x)
+def one_step(board: Board, views: Sides, x: Array, op: Op, number: int, history: int) -> Generator[Posted, None, None]:
+    """Everybody writes all of `x` into the slots that `views` are of, and reads everybody's, in rank order. Yields once."""
+    mine, everybody = views[board.side]
+    mine[...] = x
     yield board.post(number, history)
     board.check(number, history)
     combine = getattr(np, op.ufunc)
