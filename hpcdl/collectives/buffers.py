@@ -13,7 +13,10 @@ from ..transport.base import Placement, Transport, Window
 from .board import Board, board_bytes
 from .progress import Backoff, Engine
 
-__all__ = ["Buffers"]
+__all__ = ["COPIED_BYTES", "Buffers"]
+
+
+COPIED_BYTES = 1 << 17  # arrays up to this size
 
 
 class Buffers:
@@ -45,8 +48,11 @@ class Buffers:
         return mine
 
     def find(self, x: Array) -> tuple[str, list[Array] | None]:
-        """If `x` lies in a buffer: where, as all ranks say alike, and the same array of each rank of the node. Not collective."""
-        if not self._begins or not x.nbytes:
+        """If `x` lies in a buffer: where, as all ranks say alike, and the same array of each rank of the node. Not collective.
+
+        Small arrays are not looked for: copied, they meet the others once instead of twice.
+        """
+        if not self._begins or x.nbytes <= COPIED_BYTES:
             return "", None
         address = _address(x)
         for number, (begin, nbytes) in enumerate(self._begins):

@@ -1,6 +1,6 @@
 """A short measurement of what communication costs here, in the program's own loop, so that it ends in an error where a rank is lost.
 
-Some 100 ms on one node, at most about half a second on a slow network: what is measured follows the speed that is met.
+Some 200 ms on one node, at most about half a second on a slow network: what is measured follows the speed that is met.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ __all__ = ["calibrate", "share"]
 _TRIES = 3  # after one that warms up
 _CALLS, _ROUNDS = 4, 8  # of a collective at most: in a row, and of those
 _MESSAGES = 10  # per try of a small message
-_SECONDS = {False: 0.1, True: 0.2}  # for timing collectives, without and with a network
+_SECONDS = 0.2  # for timing collectives
 _ENOUGH = {False: 0.0015, True: 0.008}  # seconds of one exchange from which its speed can be told
 _LARGEST = 4 << 20
 _MEMORY_BYTES = 2 << 20
 _CODEC_BYTES = 1 << 18
 _TIMED_BYTES = (1 << 10, 1 << 22, 1 << 18, 1 << 15)  # at which collectives are timed, the ends first
+_INSIDE_BYTES = 1 << 24  # and after these, on one node, where beyond the caches all is different
 _RIVAL = 3.0  # a collective is timed where it is predicted within so many times the best
 
 Seconds = list[float]
@@ -59,9 +60,10 @@ def calibrate(group: Group, layout: Layout, names: Sequence[str], codecs: Sequen
         native = Native(2 * slowest.message, 2 * slowest.per_byte(_LARGEST))  # until it is timed
         shared = Shared(ASSUMED.shared.step, 2 * memory.copy + memory.add)
         costs = Costs(True, layout.nodes, tuple(names), either, network, memory, shared, native)
-        end = perf_counter() + _SECONDS[layout.count > 1]
-        for left, nbytes in zip((4, 3, 2, 1), _TIMED_BYTES, strict=True):
-            costs = _with_timings(probe, costs, nbytes, (end - perf_counter()) / left)
+        end = perf_counter() + _SECONDS
+        sizes = _TIMED_BYTES if layout.count > 1 else (*_TIMED_BYTES, _INSIDE_BYTES)
+        for done, nbytes in enumerate(sizes):
+            costs = _with_timings(probe, costs, nbytes, (end - perf_counter()) / (len(sizes) - done))
         return replace(costs, codecs=tuple(probe.codecs(codecs)))
 
 
@@ -70,7 +72,7 @@ def _with_timings(probe: _Probe, costs: Costs, nbytes: int, seconds: float) -> C
     group, layout = probe.group, probe.layout
     group.follow(costs, make(costs, layout, costs.names))
     found: tuple[Timing, ...] = ()
-    for windowed in (False, True):
+    for windowed in (False, True)[: 2 if nbytes <= _LARGEST else 1]:
         some = [way for way in ways(costs, layout, costs.names) if not windowed or way.collective in WINDOWED]
         prices = {way: price(way, nbytes, layout, costs, windowed) for way in some}
         chosen: list[Way] = []

@@ -78,18 +78,13 @@ def allreduce(
     """
     feedback, weighted = residual is not None, weight is not None or scale is not None
     check_array(group, x, write=True)
-    recipe = recipe_for(group, x, op, codec, collective, weighted, feedback, name=name)
+    place, neighbours = group.buffers.find(x) if of(x) is HOST and accumulator(x.dtype) == x.dtype else ("", None)
+    recipe = recipe_for(group, x, op, codec, collective, weighted, feedback, place, name)
     op, codec, work_dtype = recipe.op, recipe.codec, recipe.work_dtype
     if weight is not None and not op.averages:
         raise InvalidArgument(f"{group.place}: weight is for op='mean', not {op.name!r}")
     if residual is not None:
         check_residual(group, residual, x, op, codec, work_dtype)
-    board = group.buffers.board if of(x) is HOST else None
-    place, neighbours = "", None
-    if board is not None and recipe.views is None and work_dtype == x.dtype:
-        place, neighbours = group.buffers.find(x)
-    if place:
-        recipe = recipe_for(group, x, op, codec, collective, weighted, feedback, place, name)
     if op.averages and scale is None:
         scale = Constant(1 / group.transport.size) if weight is None else weight_sum(group, weight)
 

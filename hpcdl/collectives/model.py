@@ -11,7 +11,10 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
+from .board import SLOT_BYTES
+from .buffers import COPIED_BYTES
 from .costs import Costs, Layout
+from .shared_memory import FEW, READ_BYTES
 from .simulate import Network
 
 __all__ = ["FORMULAS", "WINDOWED", "Way", "price", "segment", "ways"]
@@ -52,7 +55,7 @@ FORMULAS: dict[str, Callable[[int, float, Network], float]] = {
 
 _KNOWN = ("shared-memory", "two-level", "native", *FORMULAS)  # the most likely to be the fastest first
 
-_SMALL_BYTES, _SLOT_BYTES = 1 << 16, 1 << 20  # see shared_memory.py and board.py
+_GUESSED, _FAR = 1.5, 4  # how much more it counts; sizes further apart than that are not near
 WINDOWED = ("shared-memory", "two-level")  # for these it matters where the array is
 
 
@@ -78,10 +81,16 @@ def price(way: Way, nbytes: int, layout: Layout, costs: Costs, windowed: bool = 
     Between two sizes that were timed, and below the smallest, it is off by a factor. Beyond the largest, by what it was off there, and in
     its slope as between the last two.
 
-    Why corrections: a step of Python costs more than many of the bytes it moves, and caches bend every line.
+    Why corrections: a step of Python costs more than many of the bytes it moves, and caches bend every line. What was not timed near the
+    size, where others were, counts for more, or the plan would follow the formula that is furthest off.
     """
     windowed = windowed and way.collective in WINDOWED
     plain, points = _formula(way, nbytes, layout, costs, windowed), _points(way.collective, windowed, costs)
+    guess = _GUESSED if _FAR * (points[-1].nbytes if points else 1) < min(nbytes, _largest(costs)) else 1.0
+    return guess * _corrected(way, nbytes, layout, costs, windowed, plain, points)
+
+
+def _corrected(way: Way, nbytes: int, layout: Layout, costs: Costs, windowed: bool, plain: float, points: list[_Point]) -> float:
     if not points:
         return plain
     above = next((i for i, point in enumerate(points) if point.nbytes >= nbytes), len(points))
@@ -145,11 +154,13 @@ def _native(nbytes: int, size: int, costs: Costs) -> float:
 
 
 def _shared_memory(nbytes: int, size: int, costs: Costs, windowed: bool) -> float:
-    """Ranks meet once where all is small, else twice and once a megabyte; an array from elsewhere is copied in and out."""
-    if nbytes * size <= _SMALL_BYTES:
-        return costs.shared.step
-    rounds = 2 + (0 if windowed else nbytes / _SLOT_BYTES)
-    return rounds * costs.shared.step + nbytes * (costs.shared.byte + (0 if windowed else 2 * costs.memory.copy))
+    """In place, ranks meet twice. Otherwise once a slotful, and all copy theirs and read all others'; many ranks with much, only slices."""
+    step, copy, add = costs.shared.step, costs.memory.copy, costs.memory.add
+    if windowed and nbytes > COPIED_BYTES:
+        return 2 * step + nbytes * costs.shared.byte
+    if size <= FEW or nbytes * size <= READ_BYTES:
+        return math.ceil(nbytes / SLOT_BYTES) * step + nbytes * (copy + (size - 1) * add)
+    return (2 + nbytes / SLOT_BYTES) * step + nbytes * (costs.shared.byte + 2 * copy)
 
 
 def _two_level(nbytes: int, segment: int, layout: Layout, costs: Costs, windowed: bool) -> float:
@@ -157,6 +168,11 @@ def _two_level(nbytes: int, segment: int, layout: Layout, costs: Costs, windowed
     network = costs.network or costs.node
     ring = _ring(layout.count, nbytes, Network(network.message, network.per_byte(segment), costs.memory.add / layout.widest))
     return _shared_memory(nbytes, layout.widest, costs, windowed) + ring
+
+
+def _largest(costs: Costs) -> int:
+    """Bytes of the largest array that anything was timed with."""
+    return max((timing.nbytes for timing in costs.timings), default=0)
 
 
 @lru_cache(maxsize=64)

@@ -51,6 +51,25 @@ class Backoff:
             time.sleep(min((now - self._since) / 8, _LONGEST_PAUSE))
 
 
+class _Bell:
+    """Wakes one sleeper. Why not an Event: that takes as long as the whole of a small operation."""
+
+    def __init__(self) -> None:
+        self._silent = threading.Lock()
+        self._silent.acquire()
+
+    def ring(self) -> None:
+        """Whoever sleeps wakes; if nobody does, the next to sleep wakes at once."""
+        try:
+            self._silent.release()
+        except RuntimeError:  # it rings already
+            pass
+
+    def sleep(self, seconds: float) -> None:
+        """Until it rings, or so long."""
+        self._silent.acquire(timeout=seconds)
+
+
 class Engine:
     """The progress loop of one rank."""
 
@@ -64,7 +83,7 @@ class Engine:
         self._waiters = 0
         self._seconds = {"waiting": 0.0, "background": 0.0}  # of CPU, by the kind of thread
         self._watched_at = 0.0
-        self._work = threading.Event()
+        self._work = _Bell()
         self._closing = False
         self._thread: threading.Thread | None = None
         if threaded:
@@ -91,7 +110,7 @@ class Engine:
         self._advance(operation)
         self._operations = [other for other in self._operations if not other.finished]
         if not operation.finished and not self._waiters:
-            self._work.set()
+            self._work.ring()
 
     def __enter__(self) -> None:
         """Within: this thread is about to wait, so the background thread need not be woken for what it starts."""
@@ -100,7 +119,7 @@ class Engine:
     def __exit__(self, *error: object) -> None:
         self._waiters -= 1
         if self._operations and not self._waiters:
-            self._work.set()
+            self._work.ring()
 
     def busy(self) -> bool:
         """Whether any operation is under way."""
@@ -146,7 +165,7 @@ class Engine:
     def close(self) -> None:
         """Stop the background thread. Before MPI ends."""
         self._closing = True
-        self._work.set()
+        self._work.ring()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout=5)
 
@@ -182,8 +201,7 @@ class Engine:
 
     def _serve_once(self, backoff: Backoff) -> None:
         if self._waiters or not self._operations:
-            self._work.wait(_IDLE_WATCH)
-            self._work.clear()
+            self._work.sleep(_IDLE_WATCH)
             if self._waiters:
                 return
         with self._lock:

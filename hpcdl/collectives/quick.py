@@ -23,7 +23,7 @@ from .operation import Operation
 from .ops import Op
 from .progress import give_way
 from .recipe import Recipe, recipe_for
-from .shared_memory import one_step, slices, sweep
+from .shared_memory import one_step, reduce_all
 
 __all__ = ["allreduce"]
 
@@ -37,16 +37,14 @@ def allreduce(group: Group, x: Array, op: Op | str, codec: Codec | str | None, c
     board = group.buffers.board
     if board is None or type(x) is not np.ndarray or group.engine.busy():
         return False
-    recipe, neighbours = recipe_for(group, x, op, codec, collective, name=name), None
-    if recipe.work_dtype != x.dtype or not x.flags.carray:
+    if x.nbytes > _MOST_BYTES or not x.flags.carray:
         return False
-    if recipe.views is None:
-        if x.nbytes > _MOST_BYTES:
-            return False
-        place, neighbours = group.buffers.find(x)
-        recipe = recipe_for(group, x, op, codec, collective, place=place, name=name) if place else recipe
-        if recipe.collective != "shared-memory" or board.size < group.transport.size:
-            return False
+    place, neighbours = group.buffers.find(x)
+    recipe = recipe_for(group, x, op, codec, collective, place=place, name=name)
+    if recipe.work_dtype != x.dtype or (
+        recipe.views is None and (recipe.collective != "shared-memory" or board.size < group.transport.size)
+    ):
+        return False
     with group.engine.locked():
         if group.broken is not None or group.left or not board.turns.idle():
             return False
@@ -67,7 +65,7 @@ def _at_once(group: Group, board: Board, recipe: Recipe, x: Array, neighbours: l
     else:
         scale = Constant(1 / group.transport.size) if recipe.op.averages else None
         task = task_for(group, recipe, x.reshape(-1), 0, np.array([number, history]), scale, neighbours=neighbours)
-        body, factor = sweep(task, board, slices(x.size, board.size, board.size), reduce=True, gather=True), None
+        body, factor = reduce_all(task, board), None
     pending: Pending | None = None
     looks = _LOOKS if board.roomy else 1
     try:

@@ -82,7 +82,7 @@ def _work_out(
         collective, segment = group.plan.choose(x.size * work_dtype.itemsize, by_mpi, bool(place), of(x) is HOST)
     extra = ", ".join(filter(None, ("weighted" if weighted else "", "error feedback" if feedback else "", place)))
     signature = Signature("allreduce", op.name, dtype, x.shape, codec.name, collective, extra, name)
-    short = collective == "shared-memory" and board is not None and fits_one_step(board, x.size * work_dtype.itemsize)
+    short = collective == "shared-memory" and not place and board is not None and fits_one_step(board, x.size * work_dtype.itemsize)
     return Recipe(
         op,
         codec,

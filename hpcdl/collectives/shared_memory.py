@@ -15,16 +15,14 @@ from .layout import pieces, split_blocks
 from .ops import Op
 from .task import Task
 
-__all__ = ["SharedMemory", "fits_one_step", "one_step", "slices", "sweep"]
+__all__ = ["FEW", "READ_BYTES", "SharedMemory", "fits_one_step", "one_step", "reduce_all", "slices", "sweep"]
 
 _LINE_BYTES = 64  # of a cache line
 _ALIGN = 64  # elements: slices begin at whole cache lines
-_BLOCK_BYTES = int(
-    __import__("os").environ.get("BLOCK", 1 << 17)
-)  # reduced at a time, so that what is read stays in the cache until it is written
-_PIECE_BYTES = int(__import__("os").environ.get("PIECE", 1 << 20))
-_BREATH = 8  # blocks before other operations have their turn
-_SMALL_BYTES = 1 << 16  # of all ranks together: below, one step and everybody reads everything
+_BLOCK_BYTES = 1 << 18  # reduced at a time, so that what is read stays in the cache until it is written
+_BREATH_BYTES = 1 << 21  # of work before other operations have their turn
+READ_BYTES = 1 << 22  # up to so much, of all ranks together, everybody reads everything at once
+FEW = 4  # ranks: up to so many read everything of each other, whatever its size
 
 
 class _Otherwise(Protocol):
@@ -35,9 +33,10 @@ class SharedMemory:
     """Each rank reduces its slice of the array over all ranks, and writes it into everybody's.
 
     For arrays in shared memory (`World.buffer`, and the reducer's buckets) each rank reads n elements and writes n elements, in place, and
-    meets the others twice. Other arrays pass through the board's slots, 2n(p-1)/p elements copied more, meeting once a slot. Small ones
-    are read whole by everybody and reduced in rank order, meeting once. Nothing is encoded: codecs are accepted and lose nothing, and a
-    residual is added whole. Where not all ranks share a node, or arrays are on a device, it goes `otherwise`.
+    meets the others twice. Other arrays pass through the board's slots, meeting once a slot: by 2n(p-1)/p elements more that are copied;
+    or, where ranks are few or arrays small, everybody reads all n p elements and reduces them in rank order. Nothing is encoded: codecs
+    are accepted and lose nothing, and a residual is added whole. Where not all ranks share a node, or arrays are on a device, it goes
+    `otherwise`.
     """
 
     name = "shared-memory"
@@ -54,15 +53,16 @@ class SharedMemory:
         if not turn.done():
             yield turn
         settle(task)
-        if fits_one_step(board, task.x.nbytes):
-            yield from one_step(board, board.views(task.x.dtype, task.x.shape), task.x, task.op, *task.identity)
-            if task.scale is not None:
-                if not task.scale.done():
-                    yield task.scale
-                task.x *= task.x.dtype.type(task.scale.value)
-        else:
-            yield from sweep(task, board, slices(task.x.size, board.size, board.size), reduce=True, gather=True)
+        yield from reduce_all(task, board)
         turn.passed = True
+
+
+def reduce_all(task: Task, board: Board) -> Body:
+    """The best way for the array's place and size. Under a turn."""
+    if task.neighbours is None and (board.size <= FEW or fits_one_step(board, task.x.nbytes)):
+        yield from _read_everything(task, board)
+    else:
+        yield from sweep(task, board, slices(task.x.size, board.size, board.size), reduce=True, gather=True)
 
 
 def slices(n: int, parts: int, ranks: int) -> list[int]:
@@ -101,8 +101,8 @@ def _meet(task: Task, board: Board) -> Body:
 
 
 def fits_one_step(board: Board, nbytes: int) -> bool:
-    """Whether an array of `nbytes` is so small that everybody reads everything."""
-    return nbytes * board.size <= _SMALL_BYTES
+    """Whether an array of `nbytes` is so small that everybody reads everything, all at once."""
+    return nbytes <= board.slot_bytes and nbytes * board.size <= READ_BYTES
 
 
 def one_step(board: Board, views: Sides, x: Array, op: Op, number: int, history: int) -> Generator[Posted, None, None]:
@@ -118,6 +118,20 @@ def one_step(board: Board, views: Sides, x: Array, op: Op, number: int, history:
     board.next()
 
 
+def _read_everything(task: Task, board: Board) -> Body:
+    """One step for each slotful: a slot is written while the others still read the one before."""
+    length = board.slot_bytes // task.x.itemsize
+    for begin, end in pieces(0, task.x.size, length):
+        part = task.x[begin:end]
+        yield from one_step(board, board.views(part.dtype, part.shape), part, task.op, *task.identity)
+        if task.scale is not None:
+            if not task.scale.done():
+                yield task.scale
+            part *= part.dtype.type(task.scale.value)
+        if end * task.x.itemsize % _BREATH_BYTES == 0:
+            yield Breath()
+
+
 def _in_place(task: Task, board: Board, bounds: list[int], reduce: bool, gather: bool) -> Body:
     """Arrays that all lie in shared memory: block by block, so that a block is still in the cache when its result is written."""
     x, others = task.x, [task.neighbours[peer] for peer in board.peers()] if task.neighbours else []
@@ -126,7 +140,7 @@ def _in_place(task: Task, board: Board, bounds: list[int], reduce: bool, gather:
         yield from _meet(task, board)
         board.next()
     for number, (begin, end) in enumerate(pieces(bounds[board.rank], bounds[board.rank + 1], _BLOCK_BYTES // x.itemsize)):
-        if number % _BREATH == _BREATH - 1:
+        if (number + 1) % (_BREATH_BYTES // _BLOCK_BYTES) == 0:
             yield Breath()
         block = x[begin:end]
         if reduce:
@@ -146,7 +160,7 @@ def _through_slots(task: Task, board: Board, bounds: list[int], reduce: bool, ga
     """Arrays of the ranks' own: piece by piece of all slices at once, results one step behind what they are made from."""
     x, me, others = task.x, board.rank, (board.size - 1) * reduce
     scale = x.dtype.type(task.scale.value) if reduce and gather and task.scale is not None else None
-    length = min(_PIECE_BYTES, board.slot_bytes // (others + gather)) // _LINE_BYTES * _LINE_BYTES // x.itemsize
+    length = board.slot_bytes // (others + gather) // _LINE_BYTES * _LINE_BYTES // x.itemsize
     lag = 1 if reduce and gather else 0
     rounds = -(-max(hi - lo for lo, hi in pairwise(bounds)) // length)
 

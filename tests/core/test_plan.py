@@ -55,7 +55,8 @@ def test_a_price_is_what_was_timed() -> None:
     found = [price(Way("ring", 0), 1 << power, layout, costs) for power in range(8, 31)]
     assert found[2] == pytest.approx(50e-6) and found[12] == pytest.approx(3e-3)
     assert found == sorted(found), "a larger array is never cheaper here"
-    assert price(Way("tree", 0), 1 << 20, layout, costs) == price(Way("tree", 0), 1 << 20, layout, ASSUMED)
+    guess = price(Way("tree", 0), 1 << 20, layout, ASSUMED)
+    assert price(Way("tree", 0), 1 << 20, layout, costs) == pytest.approx(1.5 * guess), "a guess counts for more where others were timed"
 
 
 def measured() -> Costs:
