@@ -5,7 +5,8 @@
 
 Each --python is an environment with an MPI library, and with whatever peers are to be measured; what is missing is said and left out.
 All-reduce of float32, sum, in place, by 2 and by 4 ranks: from a user's own array, and from bucket storage (an array in the node's shared
-memory, where a reducer keeps gradients). A repetition: fill the array anew, barrier, call; the slowest rank's time counts.
+memory, where a reducer keeps gradients). A repetition: fill the array anew, barrier, call; the slowest rank's time counts. Up to 64 KiB, 50
+calls in a row and their mean, as in OSU's benchmarks.
 
 How it is interleaved. MPI.Allreduce, gloo and hpcdl (and a plain copy of the array by all ranks at once) live in one process per rank and
 are called in turn, each time beginning with another one. Horovod's cycle time is fixed when it starts, and its thread wakes in every cycle

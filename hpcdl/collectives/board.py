@@ -112,6 +112,7 @@ class Board:
 class Posted:
     """All ranks of the node have posted a step."""
 
+    __slots__ = ("_count", "_missing", "_sync")
     source = -1
     nbytes = 0
 

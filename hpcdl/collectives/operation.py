@@ -48,9 +48,8 @@ def _fingerprint(signature: Signature) -> int:
 
 
 def chain(history: int, fingerprint: int) -> int:
-    """The fingerprint of a history with one operation more."""
-    mixed = (history * 0x5851F42D4C957F2D + fingerprint) & (1 << 64) - 1
-    return mixed - (1 << 64) if mixed >> 63 else mixed
+    """The fingerprint of a history with one operation more. Hashes of integers are the same in every process."""
+    return hash((history, fingerprint))
 
 
 class Operation:

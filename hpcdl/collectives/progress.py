@@ -51,6 +51,18 @@ class Backoff:
             time.sleep(min((now - self._since) / 8, _LONGEST_PAUSE))
 
 
+_forked = False  # whether this process is the child of a rank
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
+
+
 class _Bell:
     """Wakes one sleeper. Why not an Event: that takes as long as the whole of a small operation."""
 
@@ -75,7 +87,6 @@ class Engine:
 
     def __init__(self, threaded: bool, name: str = "") -> None:
         self.owner = threading.get_ident()  # the thread that runs the user's program
-        self._pid = os.getpid()
         self._lock = threading.RLock()
         self._operations: list[Operation] = []
         self._groups: weakref.WeakValueDictionary[int, Group] = weakref.WeakValueDictionary()
@@ -193,7 +204,7 @@ class Engine:
             return True
 
     def _check_process(self) -> None:
-        if os.getpid() != self._pid:
+        if _forked:
             raise HpcdlError(
                 "this process was forked from a rank and cannot communicate: MPI does not survive a fork; "
                 "communicate in the rank itself, or start workers with the spawn method"

@@ -7,7 +7,7 @@ is wrong, it becomes an ordinary operation where it stands.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from .operation import Operation
 from .ops import Op
 from .progress import give_way
 from .recipe import Recipe, recipe_for
-from .shared_memory import one_step, reduce_all
+from .shared_memory import read, reduce_all, write
 
 __all__ = ["allreduce"]
 
@@ -41,14 +41,13 @@ def allreduce(group: Group, x: Array, op: Op | str, codec: Codec | str | None, c
         return False
     place, neighbours = group.buffers.find(x)
     recipe = recipe_for(group, x, op, codec, collective, place=place, name=name)
-    if recipe.work_dtype != x.dtype or (
-        recipe.views is None and (recipe.collective != "shared-memory" or board.size < group.transport.size)
-    ):
+    if not recipe.on_board:
         return False
     with group.engine.locked():
         if group.broken is not None or group.left or not board.turns.idle():
             return False
-        operation = board.quiet.run(_at_once, group, board, recipe, x, neighbours)
+        way = _in_steps if recipe.views is None else _in_one_step
+        operation = board.quiet.run(way, group, board, recipe, x, neighbours)
         if operation is None:
             return True
         group.submit(operation)
@@ -56,35 +55,48 @@ def allreduce(group: Group, x: Array, op: Op | str, codec: Codec | str | None, c
     return True
 
 
-def _at_once(group: Group, board: Board, recipe: Recipe, x: Array, neighbours: list[Array] | None) -> Operation | None:
+def _in_one_step(group: Group, board: Board, recipe: Recipe, x: Array, neighbours: object) -> Operation | None:
     """Do it; what is left to do if it cannot be done at once."""
+    del neighbours
     number, history = group.count(recipe.fingerprint)
-    body: Body
-    if recipe.views is not None:
-        body, factor = one_step(board, recipe.views, x, recipe.op, number, history), recipe.factor
-    else:
-        scale = Constant(1 / group.transport.size) if recipe.op.averages else None
-        task = task_for(group, recipe, x.reshape(-1), 0, np.array([number, history]), scale, neighbours=neighbours)
-        body, factor = reduce_all(task, board), None
-    pending: Pending | None = None
-    looks = _LOOKS if board.roomy else 1
+    views, posted = recipe.views, None
+    assert views is not None
+    rest: Body
     try:
-        for pending in body:
-            if not _comes(pending, looks):
-                break
-        else:
-            if factor is not None:
-                np.multiply(x, factor, out=x)
+        posted = write(board, views, x, number, history)
+        if posted.done() or _comes(posted, board.roomy):
+            read(board, views, x, recipe.op, number, history)
+            if recipe.factor is not None:
+                np.multiply(x, recipe.factor, out=x)
             group.remember(number, recipe.signature)
             return None
+        rest = _reading(board, recipe, x, number, history)
     except BaseException as error:  # the operation is lost, and all ranks must hear of it
-        body = _raise(error)
-    return Operation(group, number, recipe.signature, _the_long_way(board, pending, body, x, factor))
+        rest = _raise(error)
+    return Operation(group, number, recipe.signature, _the_long_way(board, posted, rest, x))
 
 
-def _comes(pending: Pending, looks: int) -> bool:
-    """Whether it is done within some microseconds. looks: how often to look before giving the core away."""
-    for _ in range(looks):
+def _in_steps(group: Group, board: Board, recipe: Recipe, x: Array, neighbours: Sequence[Array] | None) -> Operation | None:
+    """The same for larger arrays, and those that lie in shared memory."""
+    number, history = group.count(recipe.fingerprint)
+    scale = Constant(1 / group.transport.size) if recipe.op.averages else None
+    task = task_for(group, recipe, x.reshape(-1), 0, np.array([number, history]), scale, neighbours=neighbours)
+    rest, pending = reduce_all(task, board), None
+    try:
+        for pending in rest:
+            if not (pending.done() or _comes(pending, board.roomy)):
+                break
+        else:
+            group.remember(number, recipe.signature)
+            return None
+    except BaseException as error:
+        rest = _raise(error)
+    return Operation(group, number, recipe.signature, _the_long_way(board, pending, rest, x))
+
+
+def _comes(pending: Pending, roomy: bool) -> bool:
+    """Whether it is done within some microseconds. Where there are cores for all ranks, this one is not given away at once."""
+    for _ in range(_LOOKS if roomy else 0):
         if pending.done():
             return True
     end = time.perf_counter() + _SPIN
@@ -95,13 +107,20 @@ def _comes(pending: Pending, looks: int) -> bool:
     return True
 
 
-def _the_long_way(board: Board, pending: Pending | None, rest: Body, x: Array, factor: Any) -> Body:
+def _reading(board: Board, recipe: Recipe, x: Array, number: int, history: int) -> Body:
+    assert recipe.views is not None
+    read(board, recipe.views, x, recipe.op, number, history)
+    if recipe.factor is not None:
+        np.multiply(x, recipe.factor, out=x)
+    return
+    yield
+
+
+def _the_long_way(board: Board, pending: Pending | None, rest: Body, x: Array) -> Body:
     turn = board.turns.take()
     if pending is not None:
         yield pending
     yield from rest
-    if factor is not None:
-        np.multiply(x, factor, out=x)
     turn.passed = True
     return x
 

@@ -36,7 +36,8 @@ class Recipe:
     signature: Signature
     fingerprint: int
     factor: Any  # of an unweighted mean, in `work_dtype`; None otherwise
-    views: Sides | None  # of the slots, if it is small enough to be reduced in one step through shared memory
+    on_board: bool  # reduced through shared memory by all ranks, as it is
+    views: Sides | None  # of the board's slots, if so and in one step
 
 
 def recipe_for(
@@ -82,7 +83,8 @@ def _work_out(
         collective, segment = group.plan.choose(x.size * work_dtype.itemsize, by_mpi, bool(place), of(x) is HOST)
     extra = ", ".join(filter(None, ("weighted" if weighted else "", "error feedback" if feedback else "", place)))
     signature = Signature("allreduce", op.name, dtype, x.shape, codec.name, collective, extra, name)
-    short = collective == "shared-memory" and not place and board is not None and fits_one_step(board, x.size * work_dtype.itemsize)
+    whole = board if board is not None and board.size == group.transport.size and collective == "shared-memory" else None
+    one_step = whole is not None and not place and fits_one_step(whole, x.size * work_dtype.itemsize)
     return Recipe(
         op,
         codec,
@@ -91,6 +93,7 @@ def _work_out(
         work_dtype,
         signature,
         signature.fingerprint(),
-        work_dtype.type(1 / group.transport.size) if op.averages and not weighted else None,
-        board.views(work_dtype, x.shape) if short and board is not None else None,
+        np.array(1 / group.transport.size, work_dtype) if op.averages and not weighted else None,
+        whole is not None and work_dtype == dtype,
+        whole.views(work_dtype, x.shape) if whole is not None and one_step else None,
     )

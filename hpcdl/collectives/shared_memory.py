@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from itertools import pairwise
 from typing import Protocol
 
@@ -15,7 +14,7 @@ from .layout import pieces, split_blocks
 from .ops import Op
 from .task import Task
 
-__all__ = ["FEW", "READ_BYTES", "SharedMemory", "fits_one_step", "one_step", "reduce_all", "slices", "sweep"]
+__all__ = ["FEW", "READ_BYTES", "SharedMemory", "fits_one_step", "read", "reduce_all", "slices", "sweep", "write"]
 
 _LINE_BYTES = 64  # of a cache line
 _ALIGN = 64  # elements: slices begin at whole cache lines
@@ -105,13 +104,16 @@ def fits_one_step(board: Board, nbytes: int) -> bool:
     return nbytes <= board.slot_bytes and nbytes * board.size <= READ_BYTES
 
 
-def one_step(board: Board, views: Sides, x: Array, op: Op, number: int, history: int) -> Generator[Posted, None, None]:
-    """Everybody writes all of `x` into the slots that `views` are of, and reads everybody's, in rank order. Yields once."""
-    mine, everybody = views[board.side]
-    mine[...] = x
-    yield board.post(number, history)
+def write(board: Board, views: Sides, x: Array, number: int, history: int) -> Posted:
+    """Begin a step in which everybody writes all of `x` into the slots that `views` are of."""
+    views[board.side][0][...] = x
+    return board.post(number, history)
+
+
+def read(board: Board, views: Sides, x: Array, op: Op, number: int, history: int) -> None:
+    """End it, once it is posted: reduce what everybody has written, in rank order."""
     board.check(number, history)
-    combine = getattr(np, op.ufunc)
+    combine, everybody = getattr(np, op.ufunc), views[board.side][1]
     combine(everybody[0], everybody[1], out=x)
     for other in everybody[2:]:
         combine(x, other, out=x)
@@ -123,7 +125,9 @@ def _read_everything(task: Task, board: Board) -> Body:
     length = board.slot_bytes // task.x.itemsize
     for begin, end in pieces(0, task.x.size, length):
         part = task.x[begin:end]
-        yield from one_step(board, board.views(part.dtype, part.shape), part, task.op, *task.identity)
+        views = board.views(part.dtype, part.shape)
+        yield write(board, views, part, *task.identity)
+        read(board, views, part, task.op, *task.identity)
         if task.scale is not None:
             if not task.scale.done():
                 yield task.scale

@@ -177,6 +177,25 @@ def test_two_levels(size, nodes, codec) -> None:
     assert all(found == everyone[0] for found in everyone)
 
 
+@pytest.mark.parametrize(("size", "nodes"), [(6, 1), (4, 2)])
+def test_many_ranks_and_several_nodes(size, nodes) -> None:
+    """More ranks than read everything of each other; and ranks that do not all share a node, where it is a ring."""
+
+    def body(world) -> list[bytes]:
+        found = []
+        for n in SIZES:
+            buffer = world.buffer(n)
+            buffer[:] = gradient(world.rank, n)
+            for x in (gradient(world.rank, n), buffer):
+                world.allreduce(x, collective="shared-memory")
+                assert np.allclose(x, total(size, n), atol=1e-4)
+                found.append(x.tobytes())
+        return found
+
+    everyone = on_nodes(size, nodes, body)
+    assert all(found == everyone[0] for found in everyone)
+
+
 def test_two_levels_lose_nothing_to_a_codec() -> None:
     def body(world) -> None:
         n = 3000
