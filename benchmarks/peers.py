@@ -113,8 +113,8 @@ class Horovod:
 def timed(side: Together | Horovod, nbytes: int, repeat: int) -> dict[str, list[float]]:
     """Seconds of each action on this rank: fill the array anew, barrier, call; once more than told, and the first is not counted.
 
-    Small arrays are called many times in a row, as OSU's benchmarks do, and are zeros, which stay zeros: what is called once after something
-    else tells of caches and of the scheduler, not of the call.
+    Small arrays are called many times in a row, as OSU's benchmarks do, and are zeros, which stay zeros: what is called once after
+    something else tells of caches and of the scheduler, not of the call.
     """
     found = side.actions(nbytes)
     times = IN_A_ROW if nbytes <= SMALL else 1

@@ -36,6 +36,7 @@ _MEMORY_BYTES = 2 << 20
 _CODEC_BYTES = 1 << 18
 _TIMED_BYTES = (1 << 10, 1 << 22, 1 << 18, 1 << 15)  # at which collectives are timed, the ends first
 _INSIDE_BYTES = 1 << 24  # and after these, on one node, where beyond the caches all is different
+_FRESH_BYTES = 1 << 18  # from here on, arrays are written before each call, as backward does: where the bytes are makes a difference
 _RIVAL = 3.0  # a collective is timed where it is predicted within so many times the best
 
 Seconds = list[float]
@@ -161,15 +162,17 @@ class _Probe:
         """The real thing, in turn, for about so many seconds. On zeros, which stay zeros."""
         x = (self._window if windowed else np.zeros(nbytes, np.uint8))[:nbytes].view("f4")
 
+        def one_call(way: Way) -> float:
+            if nbytes >= _FRESH_BYTES:
+                np.negative(x, out=x)
+                moves.barrier(self.group).wait()
+            begin = perf_counter()
+            if not quick.allreduce(self.group, x, "sum", None, way.collective, ""):
+                calls.allreduce(self.group, x, "sum", collective=way.collective).wait()
+            return perf_counter() - begin
+
         def one_round(times: int) -> Seconds:
-            mine = []
-            for way in chosen:
-                begin = perf_counter()
-                for _ in range(times):
-                    if not quick.allreduce(self.group, x, "sum", None, way.collective, ""):
-                        calls.allreduce(self.group, x, "sum", collective=way.collective).wait()
-                mine.append((perf_counter() - begin) / times)
-            return mine
+            return [sum(one_call(way) for _ in range(times)) / times for way in chosen]
 
         if not chosen:
             return []
