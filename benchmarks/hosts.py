@@ -64,12 +64,13 @@ def formula(codec: str, n: int, rank: int, size: int) -> int:
 def inside(args: argparse.Namespace) -> None:
     """One rank of the job in the lab. Rank 0 writes what was found to `args.inside`."""
     import numpy as np
-    from mpi4py import MPI
 
     import hpcdl
     from hpcdl.launch.mpiexec import recognise
 
     world = hpcdl.init()
+    from mpi4py import MPI  # after init, which starts it
+
     comm = MPI.COMM_WORLD
     n = args.size // 4
     source = np.random.default_rng(comm.rank).standard_normal(n, np.float32) * np.float32(0.01)

@@ -20,7 +20,7 @@ from . import calls, moves, quick
 from .costs import ASSUMED, SEGMENTS, Coding, Costs, Layout, Link, Memory, Native, Shared, Timing
 from .execute import Body
 from .group import Group
-from .model import WINDOWED, Way, price, ways
+from .model import LARGE_BYTES, WINDOWED, Way, price, ways
 from .operation import Signature
 from .plan import make
 
@@ -36,7 +36,6 @@ _MEMORY_BYTES = 2 << 20
 _CODEC_BYTES = 1 << 18
 _TIMED_BYTES = (1 << 10, 1 << 22, 1 << 18, 1 << 15)  # at which collectives are timed, the ends first
 _INSIDE_BYTES = 1 << 24  # and after these, on one node, where beyond the caches all is different
-_FRESH_BYTES = 1 << 18  # from here on, arrays are written before each call, as backward does: where the bytes are makes a difference
 _RIVAL = 3.0  # a collective is timed where it is predicted within so many times the best
 
 Seconds = list[float]
@@ -89,12 +88,12 @@ def _with_timings(probe: _Probe, costs: Costs, nbytes: int, seconds: float) -> C
 
 
 def _with_lines(costs: Costs) -> Costs:
-    """Two sizes of MPI's own call, and of shared memory, as lines; no slope is below that of a copy."""
+    """MPI's own call, and shared memory, as lines through the smallest and the largest size; no slope is below that of a copy."""
     if points := _ends(costs, "native", False):
-        byte = _slope(points, costs.memory.copy)
+        byte = max(_slope(points, costs.native.byte), costs.memory.copy)
         costs = replace(costs, native=Native(max(points[0][1] - points[0][0] * byte, points[0][1] / 2), byte))
     if points := _ends(costs, "shared-memory", True):
-        costs = replace(costs, shared=Shared(points[0][1], _slope(points, costs.memory.copy)))
+        costs = replace(costs, shared=Shared(points[0][1], max(_slope(points, costs.shared.byte), costs.memory.copy)))
     return costs
 
 
@@ -102,9 +101,10 @@ def _ends(costs: Costs, name: str, windowed: bool) -> list[tuple[int, float]]:
     return sorted((each.nbytes, each.seconds) for each in costs.timings if (each.collective, each.windowed) == (name, windowed))
 
 
-def _slope(points: list[tuple[int, float]], least: float) -> float:
+def _slope(points: list[tuple[int, float]], otherwise: float) -> float:
+    """Seconds per byte between the first and the last point; `otherwise` where that is too small to tell."""
     (small, fast), (large, slow) = points[0], points[-1]
-    return max((slow - fast) / (large - small) if large > small else 0.0, least)
+    return (slow - fast) / (large - small) if large > small and large >= LARGE_BYTES else otherwise
 
 
 class _Probe:
@@ -163,7 +163,8 @@ class _Probe:
         x = (self._window if windowed else np.zeros(nbytes, np.uint8))[:nbytes].view("f4")
 
         def one_call(way: Way) -> float:
-            if nbytes >= _FRESH_BYTES:
+            """Written before, if it is large, as backward does: it makes a difference in whose cache the bytes are."""
+            if nbytes >= LARGE_BYTES:
                 np.negative(x, out=x)
                 moves.barrier(self.group).wait()
             begin = perf_counter()

@@ -17,7 +17,7 @@ from .costs import Costs, Layout
 from .shared_memory import FEW, READ_BYTES
 from .simulate import Network
 
-__all__ = ["FORMULAS", "WINDOWED", "Way", "price", "segment", "ways"]
+__all__ = ["FORMULAS", "LARGE_BYTES", "WINDOWED", "Way", "price", "segment", "ways"]
 
 
 class Way(NamedTuple):
@@ -56,6 +56,7 @@ FORMULAS: dict[str, Callable[[int, float, Network], float]] = {
 _KNOWN = ("shared-memory", "two-level", "native", *FORMULAS)  # the most likely to be the fastest first
 
 _GUESSED, _FAR = 1.5, 4  # how much more it counts; sizes further apart than that are not near
+LARGE_BYTES = 1 << 18  # from here on, time is spent on bytes more than on messages
 WINDOWED = ("shared-memory", "two-level")  # for these it matters where the array is
 
 
@@ -117,8 +118,8 @@ class _Point(NamedTuple):
 
 
 def _slope(points: list[_Point]) -> float:
-    """How far off the formula's slope is between the last two sizes that were timed; 1 where there are not two."""
-    if len(points) < 2:
+    """How far off the formula's slope is between the last two sizes that were timed; 1 where these are too small to tell."""
+    if len(points) < 2 or points[-1].nbytes < LARGE_BYTES:
         return 1.0
     low, high = points[-2:]
     return min(4.0, max(0.25, (high.timed - low.timed) / (high.predicted - low.predicted)))

@@ -19,7 +19,7 @@ __all__ = ["KINDS", "Choice", "Plan", "make", "plan_for", "usable"]
 #: an operation that MPI lacks is asked for; on a device: where neither it nor shared memory can.
 KINDS = ("own", "window", "own, without MPI", "window, without MPI", "on a device")
 _SIZES = tuple(1 << power for power in range(8, 31))  # bytes at which candidates are compared
-_WORTH = 0.85  # a change from the most likely, or from one row to the next, must save so much, or the table would follow the noise
+_WORTH = 0.85  # what is less likely to be the fastest must save so much, or the table would follow the noise
 _SHARED = {"shared-memory", "two-level"}
 
 Row = tuple[int, Choice]  # up to so many bytes
@@ -83,13 +83,11 @@ def usable(transport: Transport, shared: bool) -> tuple[str, ...]:
 def _rows(costs: Costs, layout: Layout, names: tuple[str, ...], windowed: bool) -> tuple[Row, ...]:
     candidates = ways(costs, layout, names)
     rows: list[Row] = []
-    present = candidates[0]
     for nbytes in _SIZES:
         prices = {way: price(way, nbytes, layout, costs, windowed) for way in candidates}
-        best = min(candidates, key=lambda way: prices[way])
-        if prices[best] < _WORTH * prices[present]:
-            present = best
-        if rows and rows[-1][1] == present:
+        best = min(prices.values())
+        chosen = next(way for way in candidates if _WORTH * prices[way] <= best)  # the most likely come first
+        if rows and rows[-1][1] == chosen:
             rows.pop()
-        rows.append((nbytes, present))
+        rows.append((nbytes, chosen))
     return tuple(rows)
