@@ -35,20 +35,25 @@ give_way: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
 
 
 class Backoff:
-    """Pauses that grow with the time waited already: a wait gets at most an eighth longer, and a long one costs almost nothing."""
+    """Pauses that grow with the time waited already: a wait gets at most a quarter longer, and a long one costs almost nothing.
+
+    Where the last wait was a long one, as between the pieces of a large array on a slow network, the next begins with half of it.
+    """
 
     def __init__(self) -> None:
         self._since = time.perf_counter()
+        self._last = 0.0  # seconds of the last wait that ended well
 
     def pause(self, moved: bool) -> None:
         """Pause, unless something has just moved."""
         now = time.perf_counter()
+        waited = now - self._since
         if moved:
-            self._since = now
-        elif now - self._since < _SPIN:
+            self._since, self._last = now, max(waited, self._last / 2)
+        elif max(waited, self._last / 2) < _SPIN:
             give_way()
         else:
-            time.sleep(min((now - self._since) / 8, _LONGEST_PAUSE))
+            time.sleep(min(max(waited / 4, self._last / 2 - waited), _LONGEST_PAUSE))
 
 
 _forked = False  # whether this process is the child of a rank
