@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from .layout import NETWORK_MESSAGE_BYTES
+
 __all__ = ["ASSUMED", "SEGMENTS", "Coding", "Costs", "Layout", "Link", "Memory", "Native", "Shared", "Timing"]
 
 #: Bytes of the pieces in which a chunk may travel.
-SEGMENTS = (32 << 10, 256 << 10, 4 << 20)
+SEGMENTS = (NETWORK_MESSAGE_BYTES, 256 << 10, 4 << 20)
 _AS_GOOD = 1.05  # a larger segment wins against one that is no more than so much faster: fewer messages
 
 

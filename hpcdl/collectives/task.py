@@ -35,7 +35,7 @@ class Task:
 
     `residual` (float32 or float64, like `x`) is added before a value is encoded, and takes what the wire lost. `scale` multiplies each
     final value once, before its owner encodes it. `header` is sent to each peer ahead of all else and must equal the peer's. `segment`: no
-    message is longer than so many bytes (but one block of a codec); 0 for 32 KiB between nodes, and the largest pieces within one.
+    message is longer than so many bytes (but one block of a codec); 0 for 48 KiB between nodes, and the largest pieces within one.
     """
 
     x: Array

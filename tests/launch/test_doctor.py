@@ -123,8 +123,8 @@ def test_plan_in_words() -> None:
     costs = replace(ASSUMED, measured=True, nodes=(0, 1), names=("native",), node=link, network=Link(40e-6, 40e-9, ((piece, 41e-9),)))
     rows = {row.name: row.value for row in plan_rows(Plan(True, piece, tables), costs, Layout((0, 1)))}
     assert rows["measured on"] == "2 ranks on 2 nodes"
-    assert rows["all arrays"] == "up to 4 KiB native, up to 1 MiB tree in pieces of 32 KiB, above ring in pieces of 32 KiB"
-    assert rows["messages between nodes"] == "40 µs per message, 200 Mbit/s one way, both ways at once 195 Mbit/s in pieces of 32 KiB"
+    assert rows["all arrays"] == "up to 4 KiB native, up to 1 MiB tree in pieces of 48 KiB, above ring in pieces of 48 KiB"
+    assert rows["messages between nodes"] == "40 µs per message, 200 Mbit/s one way, both ways at once 195 Mbit/s in pieces of 48 KiB"
     assert rows["memory"] == "copy 10 GB/s, add 10 GB/s, all ranks at once" and "messages inside a node" not in rows
 
 
