@@ -1,6 +1,6 @@
 """A short measurement of what communication costs here, in the program's own loop, so that it ends in an error where a rank is lost.
 
-Some 200 ms on one node, at most about half a second on a slow network: what is measured follows the speed that is met.
+Some 300 ms on one node, at most about a second on a slow network: what is measured follows the speed that is met.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class Collective(Protocol):
 
 @dataclass(frozen=True)
 class Scheduled:
-    """A schedule as a collective, with pieces of `segment` bytes: ``ring:segment=32768``."""
+    """A schedule as a collective, with pieces of `segment` bytes: ``ring:segment=49152``."""
 
     schedule: Schedule
     segment: int = 0  # see Task; 0 leaves it to the task

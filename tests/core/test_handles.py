@@ -49,9 +49,11 @@ def test_a_time_out_leaves_the_operation_alive(ranks) -> None:
 def test_progress_while_the_user_computes(ranks) -> None:
     def body(world) -> bool:
         world.barrier()
-        handle = world.allreduce_async(np.ones(500_000, np.float32))
+        before = world.progress_cpu_seconds
+        handle = world.allreduce_async(np.ones(500_000, np.float32), collective="ring")
         time.sleep(1.0)  # nobody waits, nobody polls: the background thread works
         finished = handle.finished
+        assert 0 < world.progress_cpu_seconds - before < 1, "CPU seconds, which are less than it slept"
         handle.wait()
         return finished
 
