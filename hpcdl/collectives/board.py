@@ -112,11 +112,12 @@ class Board:
 class Posted:
     """All ranks of the node have posted a step."""
 
-    __slots__ = ("_count", "_missing", "_sync")
+    __slots__ = ("_count", "_missing", "_sync", "pressing")
     source = -1
     nbytes = 0
 
     def __init__(self, board: Board, count: int) -> None:
+        self.pressing = True  # whether others will wait for what this rank does next
         self._sync = board.sync
         self._count = count
         self._missing = board._others

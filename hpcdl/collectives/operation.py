@@ -85,6 +85,11 @@ class Operation:
             raise type(self.error)(*self.error.args)
         return self.result
 
+    @property
+    def pressing(self) -> bool:
+        """Whether other ranks may be waiting for what this one does next."""
+        return not self.finished and getattr(self._waits_for, "pressing", True)
+
     def advance(self) -> bool:
         """Go as far as possible without blocking; whether anything happened. Under the engine's lock."""
         if self.finished or self.troubled:

@@ -121,11 +121,14 @@ class Engine:
         return self._lock
 
     def submit(self, operation: Operation) -> None:
-        """Start `operation`: its first messages are under way when this returns."""
+        """Start `operation`: its first messages are under way when this returns.
+
+        Why the background thread sleeps on, for some milliseconds, where nothing presses: to wake it takes longer than a small operation.
+        """
         self._operations.append(operation)
         self._advance(operation)
         self._operations = [other for other in self._operations if not other.finished]
-        if not operation.finished and not self._waiters:
+        if operation.pressing and not self._waiters:
             self._work.ring()
 
     def __enter__(self) -> None:

@@ -28,7 +28,7 @@ from .shared_memory import read, reduce_all, write
 __all__ = ["allreduce"]
 
 _SPIN = 100e-6  # seconds of looking for the others before the progress loop takes over
-_LOOKS = 12  # some microseconds
+_LOOKS = 40  # some microseconds
 _MOST_BYTES = 1 << 22  # beyond, the loop's microseconds do not count, and other operations must have their turn meanwhile
 
 

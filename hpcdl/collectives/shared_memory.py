@@ -126,7 +126,9 @@ def _read_everything(task: Task, board: Board) -> Body:
     for begin, end in pieces(0, task.x.size, length):
         part = task.x[begin:end]
         views = board.views(part.dtype, part.shape)
-        yield write(board, views, part, *task.identity)
+        posted = write(board, views, part, *task.identity)
+        posted.pressing = end < task.x.size
+        yield posted
         read(board, views, part, task.op, *task.identity)
         if task.scale is not None:
             if not task.scale.done():
