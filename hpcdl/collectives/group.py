@@ -88,10 +88,10 @@ class Group:
         self._history = chain(self._history, fingerprint)
         return number, self._history
 
-    def submit(self, operation: Operation) -> None:
-        """Hand a counted operation to the progress loop. Under its lock."""
+    def submit(self, operation: Operation, wake: bool = True) -> None:
+        """Hand a counted operation to the progress loop. Under its lock. wake: see `Engine.submit`."""
         self._active[operation.number] = operation
-        self.engine.submit(operation)
+        self.engine.submit(operation, wake)
         if self._departed and not operation.finished:
             self._check_departed()
 

@@ -120,15 +120,15 @@ class Engine:
         self._check_process()
         return self._lock
 
-    def submit(self, operation: Operation) -> None:
-        """Start `operation`: its first messages are under way when this returns.
+    def submit(self, operation: Operation, wake: bool = True) -> None:
+        """Start `operation`: its first messages are under way when this returns. wake: whether the background thread is to go on with it.
 
-        Why the background thread sleeps on, for some milliseconds, where nothing presses: to wake it takes longer than a small operation.
+        Why that sleeps on, for some milliseconds, where nothing presses: to wake it takes longer than a small operation.
         """
         self._operations.append(operation)
         self._advance(operation)
         self._operations = [other for other in self._operations if not other.finished]
-        if operation.pressing and not self._waiters:
+        if wake and operation.pressing and not self._waiters:
             self._work.ring()
 
     def __enter__(self) -> None:

@@ -27,7 +27,7 @@ from .shared_memory import read, reduce_all, write
 
 __all__ = ["allreduce"]
 
-_SPIN = 100e-6  # seconds of looking for the others before the progress loop takes over
+_SPIN = 1e-3  # seconds of looking for the others, giving the core away in between, before the progress loop takes over
 _LOOKS = 40  # some microseconds
 _MOST_BYTES = 1 << 22  # beyond, the loop's microseconds do not count, and other operations must have their turn meanwhile
 
@@ -50,7 +50,7 @@ def allreduce(group: Group, x: Array, op: Op | str, codec: Codec | str | None, c
         operation = board.quiet.run(way, group, board, recipe, x, neighbours)
         if operation is None:
             return True
-        group.submit(operation)
+        group.submit(operation, wake=False)
     operation.wait()
     return True
 
