@@ -57,7 +57,7 @@ _KNOWN = ("shared-memory", "two-level", "native", *FORMULAS)  # the most likely 
 
 _GUESSED, _FAR = 1.5, 4  # how much more it counts; sizes further apart than that are not near
 _OUT_OF_CACHE = 2.0
-LARGE_BYTES = 1 << 18  # from here on, time is spent on bytes more than on messages
+LARGE_BYTES = 1 << 20  # from here on, time is spent on bytes, not on messages, nor saved by what a network takes at once
 WINDOWED = ("shared-memory", "two-level")  # for these it matters where the array is
 
 
@@ -83,14 +83,15 @@ def price(way: Way, nbytes: int, layout: Layout, costs: Costs, windowed: bool = 
     Between two sizes that were timed, and below the smallest, it is off by a factor. Beyond the largest, by what it was off there, and in
     its slope as between the last two.
 
-    Why corrections: a step of Python costs more than many of the bytes it moves, and caches bend every line. What was not timed near the
-    size, where others were, counts for more, or the plan would follow the formula that is furthest off. So do slots beyond all that was
-    timed: once they leave the caches they take three times as long, or not, as cores and caches happen to lie.
+    Why corrections: a step of Python costs more than many of the bytes it moves, and caches bend every line. On one node, what was not
+    timed near the size, where others were, counts for more, or the plan would follow the formula that is furthest off. So do slots beyond
+    all that was timed: once they leave the caches they take three times as long, or not, as cores and caches happen to lie.
     """
     windowed = windowed and way.collective in WINDOWED
     plain, points = _formula(way, nbytes, layout, costs, windowed), _points(way.collective, windowed, costs)
-    largest = _largest(costs)
-    guess = _GUESSED if _FAR * (points[-1].nbytes if points else 1) < min(nbytes, largest) else 1.0
+    guess, largest = 1.0, _largest(costs)
+    if layout.count == 1 and _FAR * (points[-1].nbytes if points else 1) < min(nbytes, largest):
+        guess = _GUESSED
     if way.collective == "shared-memory" and not windowed and points and nbytes > 2 * largest:
         guess = _OUT_OF_CACHE
     return guess * _corrected(way, nbytes, layout, costs, windowed, plain, points)
