@@ -31,8 +31,8 @@ from .timing import one_round, rounds, slowest
 __all__ = ["add_arguments", "main"]
 
 PARTS = ("compute", "communication", "step")
-_NEAR = 0.15  # backward and communication count as equally long within this
-_TRIES = 4
+_NEAR = 0.05  # backward and communication count as equally long within this
+_TRIES = 6
 _LONG = 0.2  # seconds
 _LARGEST = 1 << 14  # samples: enough for any network that would be trained on
 
