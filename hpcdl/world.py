@@ -213,7 +213,7 @@ class World:
     def worth(self, codec: str) -> Worth | None:
         """Whether a lossy codec makes large all-reduces faster here, and the network speed below which it does; `str` of it is a sentence.
 
-        None where that was not measured. Not collective.
+        None for a world of one, and where it was not measured. Raises UnknownName for what is no codec. Not collective.
         """
         return worth(codec, self.costs, self.plan, Layout(self._group.transport.nodes))
 

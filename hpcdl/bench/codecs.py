@@ -101,7 +101,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     names = codecs.names()
     parser.add_argument("--sizes", nargs="+", type=size, default=[1 << 18, 1 << 26], metavar="SIZE", help="default: 256KiB 64MiB")
     parser.add_argument("--codecs", nargs="+", type=one_of("codec", names), default=names, help=f"default: {' '.join(names)}")
-    parser.add_argument("--data", nargs="+", type=one_of("data", DATA), default=list(DATA), help=f"default: {', '.join(DATA)}")
+    parser.add_argument(
+        "--data", nargs="+", type=one_of("data", DATA), default=list(DATA), help=f"default: {', '.join(DATA)}".replace("%", "%%")
+    )
     parser.add_argument("--repeat", type=count, help="repetitions (default: as many as fit into --seconds)")
     parser.add_argument("--seconds", type=count, default=60, help="time for all (default: 60)")
 

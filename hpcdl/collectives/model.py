@@ -56,7 +56,7 @@ FORMULAS: dict[str, Callable[[int, float, Network], float]] = {
 _KNOWN = ("shared-memory", "two-level", "native", *FORMULAS)  # the most likely to be the fastest first
 
 _GUESSED, _FAR = 1.5, 4  # how much more it counts; sizes further apart than that are not near
-_OUT_OF_CACHE = 2.0
+_OUT_OF_CACHE = 3.0
 LARGE_BYTES = 1 << 20  # from here on, time is spent on bytes, not on messages, nor saved by what a network takes at once
 WINDOWED = ("shared-memory", "two-level")  # for these it matters where the array is
 

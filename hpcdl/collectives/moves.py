@@ -91,13 +91,13 @@ def all_to_all(group: Group, x: Array) -> Operation:
     return group.start(signature, follow(of(x), call))
 
 
-def barrier(group: Group, agreement: str = "") -> Operation:
+def barrier(group: Group, agreement: str = "", kind: str = "barrier") -> Operation:
     """Done once every rank of the group has started it, with the same `agreement`. 2 lg p messages of 16 bytes on the longest path."""
 
     def call(tag: int, header: Any) -> Body:
         return execute(tree.ALL_REDUCE, _moving(group, np.empty(0, np.uint8), tag, header))
 
-    return group.start(Signature("barrier", extra=agreement), call)
+    return group.start(Signature(kind, extra=agreement), call)
 
 
 def buffer(group: Group, nbytes: int, agreement: str = "") -> Array:
@@ -105,7 +105,7 @@ def buffer(group: Group, nbytes: int, agreement: str = "") -> Array:
 
     The ranks agree first, through the progress loop, so that the blocking call into MPI which follows cannot hang.
     """
-    barrier(group, f"buffer of {nbytes} bytes{agreement}").wait()
+    barrier(group, f"{nbytes} bytes{agreement}", kind="buffer").wait()
     with group.engine.locked():
         return group.buffers.allocate(nbytes)
 

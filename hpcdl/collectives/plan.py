@@ -19,7 +19,7 @@ __all__ = ["KINDS", "Choice", "Plan", "make", "plan_for", "usable"]
 #: an operation that MPI lacks is asked for; on a device: where neither it nor shared memory can.
 KINDS = ("own", "window", "own, without MPI", "window, without MPI", "on a device")
 _SIZES = tuple(1 << power for power in range(8, 31))  # bytes at which candidates are compared
-_WORTH = 0.85  # what is less likely to be the fastest must save so much, or the table would follow the noise
+_WORTH, _SURE = 0.85, 0.6  # what is less likely to be the fastest must save so much, or the table would follow the noise of a busy machine
 _SHARED = {"shared-memory", "two-level"}
 
 Row = tuple[int, Choice]  # up to so many bytes
@@ -86,8 +86,12 @@ def _rows(costs: Costs, layout: Layout, names: tuple[str, ...], windowed: bool) 
     for nbytes in _SIZES:
         prices = {way: price(way, nbytes, layout, costs, windowed) for way in candidates}
         best = min(prices.values())
-        chosen = next(way for way in candidates if _WORTH * prices[way] <= best)  # the most likely come first
+        chosen = next(way for way in candidates if _margin(way) * prices[way] <= best)  # the most likely come first
         if rows and rows[-1][1] == chosen:
             rows.pop()
         rows.append((nbytes, chosen))
     return tuple(rows)
+
+
+def _margin(way: Choice) -> float:
+    return _SURE if way.collective in _SHARED else _WORTH

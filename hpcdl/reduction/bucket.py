@@ -56,7 +56,7 @@ def layout(shapes: Sequence[Shape], dtypes: Sequence[Any], bucket_bytes: int) ->
 
 def storage(library: Arrays, group: Group, plans: Sequence[Layout]) -> list[Array]:
     """Zeroed memory for each of `plans`; on the host in one piece that a node's ranks share: they read where backward writes."""
-    agreement = f" for buckets of {[(plan.size, str(plan.dtype)) for plan in plans]}"
+    agreement = f", buckets of {[(plan.size, str(plan.dtype)) for plan in plans]}"
     if library is not HOST:
         moves.barrier(group, agreement).wait()
         return [library.xp.zeros(plan.size, plan.dtype) for plan in plans]

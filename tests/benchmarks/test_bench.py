@@ -59,6 +59,12 @@ def shows(folder, name, row):
     return done.returncode == 0 and f"| {row} |" in done.stdout
 
 
+@pytest.mark.parametrize("words", [[], ["allreduce"], ["codecs"], ["overlap"], ["train"]], ids=str)
+def test_help(words):
+    done = run(*BENCH, *words, "--help")
+    assert done.returncode == 0 and "--help" in done.stdout and not done.stderr
+
+
 def test_codecs(require, tmp_path):
     require("matplotlib")
     done, record = bench(tmp_path, "codecs", "--sizes", "4KiB", "600KiB", "--repeat", 2)

@@ -106,7 +106,7 @@ def test_a_buffer_beside_a_plain_array(ranks) -> None:
 
 def test_buffers_of_different_sizes(ranks) -> None:
     def body(world) -> None:
-        with pytest.raises(Mismatch, match="buffer of 400 bytes"):
+        with pytest.raises(Mismatch, match=r"buffer\(400 bytes\)"):
             world.buffer(100 + world.rank)
 
     ranks(2, body)
