@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 import re
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -14,6 +15,8 @@ __all__ = ["Parser", "count", "file", "link_rate", "one_of", "size", "size_name"
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _DECIMAL = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
+
+_HEAD_START = 2.0  # seconds for rank 0 to speak: the launcher ends all ranks once one has failed, and drops what they were about to say
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,7 +30,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print `message` on rank 0 and exit."""
         here = place()
-        self.exit(2, f"{self.prog}: error: {message}\n" if here is None or here.rank == 0 else None)
+        if here is not None and here.rank:
+            time.sleep(_HEAD_START)
+            self.exit(2)
+        self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def file(text: str) -> Path:
