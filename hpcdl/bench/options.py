@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import time
 import re
+import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NoReturn
