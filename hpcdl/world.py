@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from itertools import count
 from typing import Any
@@ -130,12 +129,10 @@ class World:
         """A new array of zeros that an all-reduce (shared-memory, two-level, auto) can read where it lies: the fastest there is.
 
         It lies in memory that the ranks of a node share; each rank's array is its own all the same. All ranks ask for the same shape and
-        dtype. It remains until nobody holds it any more and the world is closed. Where nodes have no shared memory, a plain array.
+        dtype; raises InvalidArgument for what cannot be. It remains until nobody holds it any more and the world is closed. Where nodes
+        have no shared memory, a plain array.
         """
-        sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-        nbytes = math.prod(sizes) * np.dtype(dtype).itemsize
-        flat: Array = moves.buffer(self._group, nbytes).view(dtype)
-        return flat.reshape(sizes)
+        return moves.buffer(self._group, shape, dtype)
 
     def broadcast(self, x: Array, root: int = 0) -> Array:
         """Overwrite `x` with rank `root`'s, and return it.

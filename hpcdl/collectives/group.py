@@ -42,7 +42,7 @@ class Group:
         self.label, self.timeout, self.costs = label, timeout, costs
         self.place = f"rank {transport.rank} of {transport.size}"
         self.broken: CommunicationError | None = None
-        self.left = ""
+        self.left, self._closed = "", False
         self.lane = lane
         self._control = Control(lane)
         self._staged = Staged(transport)
@@ -162,6 +162,10 @@ class Group:
 
         And its shared `memory`, if all ranks close this very group now; at the end of a program that is done for all groups at once.
         """
+        if self._closed:
+            return
+        self._closed = True
+        self.recipes.clear()  # they hold views of shared memory
         if memory and self.broken is None and self.all_left():
             self.buffers.close(self.engine, lambda: self.broken is None)
         self.buffers.forget()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from operator import index
 from typing import Any
 
 import numpy as np
 
-from ..arrays import Array, of
+from ..arrays import Array, dtype_of, of
 from ..codecs import by_name as codec_by_name
 from ..errors import InvalidArgument
 from . import ring, tree
@@ -100,14 +102,23 @@ def barrier(group: Group, agreement: str = "", kind: str = "barrier") -> Operati
     return group.start(Signature(kind, extra=agreement), call)
 
 
-def buffer(group: Group, nbytes: int, agreement: str = "") -> Array:
-    """`nbytes` of zeros, in memory that the ranks of a node share where they can. Blocks until every rank has asked for as many.
+def buffer(group: Group, shape: Any, dtype: Any, agreement: str = "") -> Array:
+    """An array of zeros in memory that the ranks of a node share where they can. Blocks until every rank has asked for the same.
 
     The ranks agree first, through the progress loop, so that the blocking call into MPI which follows cannot hang.
     """
-    barrier(group, f"{nbytes} bytes{agreement}", kind="buffer").wait()
+    try:
+        kind = dtype_of(np.dtype(dtype))
+        sizes = tuple(map(index, shape)) if isinstance(shape, Iterable) else (index(shape),)
+        nbytes = math.prod(sizes) * kind.itemsize
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(f"{group.place}: a buffer needs whole numbers and a dtype for numbers, got {shape!r}, {dtype!r}") from error
+    if min(sizes, default=0) < 0 or nbytes >= 1 << 62:
+        raise InvalidArgument(f"{group.place}: a buffer of shape {sizes} cannot be")
+    barrier(group, f"{kind} of shape {sizes}{agreement}", kind="buffer").wait()
     with group.engine.locked():
-        return group.buffers.allocate(nbytes)
+        flat: Array = group.buffers.allocate(nbytes).view(kind)
+    return flat.reshape(sizes)
 
 
 def _moving(group: Group, x: Array, tag: int, header: Any, root: int = 0, bounds: list[int] | None = None) -> Task:

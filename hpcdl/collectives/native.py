@@ -27,7 +27,7 @@ class Native:
     """MPI_Iallreduce; with a codec, MPI_Iallgather of everyone's wires, which each rank adds up in rank order.
 
     Without a codec it costs what the MPI library makes it cost; with one, n(p-1) encoded elements received per rank, and one rounding.
-    What MPI cannot do alike on all ranks (max and min of NaN, 16-bit floats, device memory) goes another way, `otherwise`.
+    What MPI cannot do alike everywhere (max and min of NaN, 16-bit floats, sums of short integers, device memory) goes `otherwise`.
 
     Why the check: MPI does not notice ranks in different operations; it hangs, or adds up what does not belong together.
     """
@@ -39,7 +39,7 @@ class Native:
 
     def allreduce(self, task: Task) -> Body:
         native = task.transport.native
-        if native is None or of(task.x) is not HOST or (task.op.mpi is None and task.codec.exact):
+        if native is None or of(task.x) is not HOST or (task.op.by_mpi(task.x.dtype) is None and task.codec.exact):
             return self._otherwise.allreduce(task)
         return self._reduce(task, native)
 

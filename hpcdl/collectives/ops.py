@@ -30,6 +30,10 @@ class Op:
         """into = into op other, element by element, in place."""
         getattr(library.xp, self.ufunc)(into, other, out=into)
 
+    def by_mpi(self, dtype: np.dtype[Any]) -> str | None:
+        """MPI's name of the operation, where it gives what NumPy gives. Open MPI 5 adds short integers up to their limits; NumPy wraps."""
+        return None if self.mpi == "SUM" and dtype.kind in "iu" and dtype.itemsize < 4 else self.mpi
+
     def check(self, dtype: np.dtype[Any]) -> None:
         """Raise InvalidArgument unless the operation means something for `dtype`."""
         if kind_of(dtype) not in self.kinds:

@@ -79,7 +79,7 @@ def _work_out(
         collective = "ring"  # as these do without shared memory; named, so that ranks that have it notice
     segment = group.plan.segment
     if collective == "auto":
-        by_mpi = codec.exact and op.mpi is not None
+        by_mpi = codec.exact and op.by_mpi(work_dtype) is not None
         collective, segment = group.plan.choose(x.size * work_dtype.itemsize, by_mpi, bool(place), of(x) is HOST)
     extra = ", ".join(filter(None, ("weighted" if weighted else "", "error feedback" if feedback else "", place)))
     signature = Signature("allreduce", op.name, dtype, x.shape, codec.name, collective, extra, name)

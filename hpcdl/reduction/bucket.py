@@ -61,7 +61,7 @@ def storage(library: Arrays, group: Group, plans: Sequence[Layout]) -> list[Arra
         moves.barrier(group, agreement).wait()
         return [library.xp.zeros(plan.size, plan.dtype) for plan in plans]
     begins = [0, *accumulate(-(-plan.size * plan.dtype.itemsize // _PAGE) * _PAGE for plan in plans)]
-    memory = moves.buffer(group, begins[-1], agreement)
+    memory = moves.buffer(group, begins[-1], "uint8", agreement)
     return [memory[begin : begin + plan.size * plan.dtype.itemsize].view(plan.dtype) for begin, plan in zip(begins, plans, strict=False)]
 
 

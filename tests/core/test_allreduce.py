@@ -210,3 +210,16 @@ def test_bad_input(ranks) -> None:
         assert (world.allreduce(good) == 2).all()  # nothing was sent by the bad calls: the world goes on
 
     ranks(2, body)
+
+
+@pytest.mark.parametrize("collective", [*collectives, "auto"])
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16"])
+def test_sums_of_short_integers_wrap_as_in_numpy(ranks, dtype, collective) -> None:
+    """Open MPI's own sum stops at the largest value."""
+
+    def body(world) -> None:
+        x = np.arange(1009).astype(dtype) * (world.rank + 1)
+        expected = (np.arange(1009) * sum(range(1, world.size + 1))).astype(dtype)
+        assert (world.allreduce(x.astype(dtype), collective=collective) == expected).all()
+
+    ranks(4, body)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 
 import numpy as np
 import pytest
 
 import hpcdl
 from hpcdl.collectives.quick import allreduce as quick_allreduce
-from hpcdl.errors import Mismatch
+from hpcdl.errors import InvalidArgument, Mismatch
 from hpcdl.transport.threads import ThreadHub
 from hpcdl.world import World
 
@@ -106,8 +108,45 @@ def test_a_buffer_beside_a_plain_array(ranks) -> None:
 
 def test_buffers_of_different_sizes(ranks) -> None:
     def body(world) -> None:
-        with pytest.raises(Mismatch, match=r"buffer\(400 bytes\)"):
+        with pytest.raises(Mismatch, match=r"buffer\(float32 of shape \(100,\)\)"):
             world.buffer(100 + world.rank)
+
+    ranks(2, body)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [(3.5, "float32"), (None, "float32"), ((2, -1), "float32"), (4, "fp16"), (4, object), (1 << 62, "u1")]
+)
+def test_buffers_that_cannot_be(shape, dtype) -> None:
+    with pytest.raises(InvalidArgument):
+        World.solo().buffer(shape, dtype)
+
+
+def test_nothing_takes_as_many_steps_as_something(ranks) -> None:
+    """An empty array, on one rank by the short way and on another by the long one."""
+
+    def body(world) -> None:
+        for _ in range(3):
+            handle = world.allreduce_async(np.ones(300_000, np.float32), collective="ring")
+            if world.rank:
+                handle.wait()
+            world.allreduce(np.zeros(0, np.float32), collective="shared-memory")
+            handle.wait()
+            assert (world.allreduce(np.ones(5, np.float32), collective="shared-memory") == world.size).all()
+
+    ranks(3, body)
+
+
+def test_a_closed_group_leaves_no_memory(ranks) -> None:
+    def body(world) -> None:
+        inner = world.group(range(world.size))
+        inner.allreduce(np.ones(10, np.float32), collective="shared-memory")
+        inner.allreduce(np.ones(300_000, np.float32), collective="shared-memory")
+        board = weakref.ref(inner._group.buffers.board)
+        inner.close()
+        inner.close()
+        gc.collect()
+        assert board() is None
 
     ranks(2, body)
 
