@@ -15,7 +15,7 @@ import numpy as np
 from ..arrays import Array
 from ..codecs import Codec
 from ..transport.base import Pending
-from .board import Board
+from .board import Board, Sides
 from .calls import Constant, task_for
 from .execute import Body
 from .group import Group
@@ -65,12 +65,10 @@ def _in_one_step(group: Group, board: Board, recipe: Recipe, x: Array, neighbour
     try:
         posted = write(board, views, x, number, history)
         if posted.done() or _comes(posted, board.roomy):
-            read(board, views, x, recipe.op, number, history)
-            if recipe.factor is not None:
-                np.multiply(x, recipe.factor, out=x)
+            _end(board, recipe, views, x, number, history)
             group.remember(number, recipe.signature)
             return None
-        rest = _reading(board, recipe, x, number, history)
+        rest = _ending(board, recipe, views, x, number, history)
     except BaseException as error:  # the operation is lost, and all ranks must hear of it
         rest = _raise(error)
     return Operation(group, number, recipe.signature, _the_long_way(board, posted, rest, x))
@@ -107,11 +105,14 @@ def _comes(pending: Pending, roomy: bool) -> bool:
     return True
 
 
-def _reading(board: Board, recipe: Recipe, x: Array, number: int, history: int) -> Body:
-    assert recipe.views is not None
-    read(board, recipe.views, x, recipe.op, number, history)
+def _end(board: Board, recipe: Recipe, views: Sides, x: Array, number: int, history: int) -> None:
+    read(board, views, x, recipe.op, number, history)
     if recipe.factor is not None:
         np.multiply(x, recipe.factor, out=x)
+
+
+def _ending(board: Board, recipe: Recipe, views: Sides, x: Array, number: int, history: int) -> Body:
+    _end(board, recipe, views, x, number, history)
     return
     yield
 

@@ -2,12 +2,10 @@
 
 import json
 import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from harness.environment import for_children
+from harness.programs import PROGRAMS, run
 
 import hpcdl
 from hpcdl.bench import bounds, timing
@@ -15,16 +13,7 @@ from hpcdl.launch.mpiexec import launcher, library
 
 pytestmark = pytest.mark.outer
 
-PROGRAMS = Path(__file__).parents[2] / "benchmarks"
-CHECKOUT = str(Path(hpcdl.__file__).parents[1])
 BENCH = [sys.executable, "-m", "hpcdl.cli", "bench"]
-
-
-def run(*words, **environ):
-    """Run this command line with the package under test; the finished process."""
-    path = os.pathsep.join(filter(None, [environ.pop("PATH_FIRST", ""), CHECKOUT, os.environ.get("PYTHONPATH")]))
-    settings = {**for_children(), "PYTHONPATH": path, "COLUMNS": "200", **environ}
-    return subprocess.run([*map(str, words)], check=False, capture_output=True, text=True, timeout=110, env=settings)
 
 
 def launched(argv):

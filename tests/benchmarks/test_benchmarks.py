@@ -2,26 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from harness.environment import for_children
-
-import hpcdl
+from harness.programs import PROGRAMS, python
 
 pytestmark = pytest.mark.outer
-
-PROGRAMS = Path(__file__).parents[2] / "benchmarks"
-CHECKOUT = str(Path(hpcdl.__file__).parents[1])
-
-
-def python(*words):
-    """Run this Python with the package under test; the finished process."""
-    path = os.pathsep.join(filter(None, [CHECKOUT, os.environ.get("PYTHONPATH")]))
-    environ = {**for_children(), "PYTHONPATH": path, "COLUMNS": "200"}
-    return subprocess.run([sys.executable, *map(str, words)], check=False, capture_output=True, text=True, timeout=120, env=environ)
 
 
 def on_two_ranks(program, *words):

@@ -2,27 +2,14 @@
 
 import json
 import os
-import subprocess
-import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
-from harness.environment import for_children
+from harness.programs import PROGRAMS, python
 
 import hpcdl
 
 pytestmark = pytest.mark.outer
-
-PROGRAMS = Path(__file__).parents[2] / "benchmarks"
-CHECKOUT = str(Path(hpcdl.__file__).parents[1])
-
-
-def python(*words):
-    """Run this Python with the package under test; the finished process."""
-    path = os.pathsep.join(filter(None, [CHECKOUT, os.environ.get("PYTHONPATH")]))
-    environ = {**for_children(), "PYTHONPATH": path, "COLUMNS": "200"}
-    return subprocess.run([sys.executable, *map(str, words)], check=False, capture_output=True, text=True, timeout=110, env=environ)
 
 
 def test_versus(require, tmp_path):
