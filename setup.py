@@ -34,6 +34,7 @@ setup(
         "mpi": MPI,
         "demo": DEMO,
         "bench": [*DEMO, "matplotlib>=3.7"],  # without it `hpcdl bench` prints and writes everything but the plot
+        "torch": [*MPI, "torch>=2.13"],
         "test": TEST,
         "dev": [*TEST, "ruff>=0.8", "mypy>=1.13"],
     },

@@ -22,6 +22,7 @@ __all__ = [
     "Arrays",
     "Event",
     "accumulator",
+    "adopt",
     "device_name",
     "dtype_of",
     "is_array",
@@ -45,6 +46,16 @@ def of(x: Any) -> Arrays:
 def is_array(x: Any) -> bool:
     """Whether `of` knows the library of `x`."""
     return isinstance(x, np.ndarray) or _is_cupy(x)
+
+
+def adopt(x: Any) -> Array:
+    """The memory of another library's array on a GPU as a CuPy array, by DLPack: no copy. Raises InvalidArgument without CuPy."""
+    try:
+        import cupy
+    except ImportError as error:
+        raise InvalidArgument(f"an array on a GPU needs CuPy beside it ({error}); cure: pip install cupy-cuda12x (or -cuda13x)") from error
+    found: Array = cupy.from_dlpack(x)
+    return found
 
 
 def _is_cupy(x: Any) -> bool:

@@ -35,6 +35,16 @@ def require(part: str, missing: str | None = None) -> Any:
     pytest.skip(f"no {part}: {missing}")
 
 
+def framework(name: str) -> Any:
+    """At the top of a test file that is all about this module: the module; skips the file without it, or fails it."""
+    module, missing = _module(name)
+    if missing and name in required():
+        raise ImportError(f"HPCDL_REQUIRE names {name}, but {missing}")
+    if missing:
+        pytest.skip(f"no {name}: {missing}", allow_module_level=True)
+    return module
+
+
 def _module(name: str) -> tuple[Any, str]:
     try:
         return importlib.import_module(name), ""
