@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from itertools import count
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from .arrays import Array, device_name
 from .collectives import calls, moves, quick
-from .collectives.checks import check_out
+from .collectives.checks import check_out, check_timeout
 from .collectives.costs import Costs, Layout
 from .collectives.group import Group
 from .collectives.operation import Operation
@@ -26,7 +25,6 @@ from .transport.threads import ThreadHub
 
 __all__ = ["World"]
 
-_DEFAULT_TIMEOUT = 600.0  # seconds without progress
 _LANE_TAG = 1
 _GRACE = 2.0  # seconds that a dying rank waits for the others to hear of it
 
@@ -45,7 +43,7 @@ class World:
         metered = Metered(transport)
         lane = transport.group(tuple(range(transport.size)), _LANE_TAG)
         engine = Engine(transport.threaded and transport.size > 1, f"rank {transport.rank}")
-        self._settle_in(Group(engine, metered, lane, "the world", _timeout(timeout)), owns_engine=True)
+        self._settle_in(Group(engine, metered, lane, "the world", check_timeout(timeout)), owns_engine=True)
 
     @classmethod
     def _within(cls, group: Group) -> World:
@@ -140,7 +138,11 @@ class World:
         The root need not wait for the others: where they disagree, it may hear of it in its next operation, or at its end.
         """
         with self._group.engine:
-            return moves.broadcast(self._group, x, root).wait()
+            return self.broadcast_async(x, root).wait()
+
+    def broadcast_async(self, x: Array, root: int = 0) -> Operation:
+        """`broadcast` without waiting: a handle as from `allreduce_async`."""
+        return moves.broadcast(self._group, x, root)
 
     def allgather(self, x: Array) -> Array:
         """A new array: every rank's `x` along axis 0, in rank order. First dimensions may differ between ranks."""
@@ -233,15 +235,3 @@ class World:
     def broken(self) -> CommunicationError | None:
         """The error that has made this world unusable, if one has."""
         return self._group.broken
-
-
-def _timeout(timeout: float | None) -> float:
-    if timeout is None:
-        text = os.environ.get("HPCDL_TIMEOUT", str(_DEFAULT_TIMEOUT))
-        try:
-            timeout = float(text)
-        except ValueError:
-            raise InvalidArgument(f"HPCDL_TIMEOUT must be a number of seconds, got {text!r}") from None
-    if not timeout > 0:
-        raise InvalidArgument(f"timeout must be more than 0 seconds, got {timeout}")
-    return timeout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from ..errors import InvalidArgument
 from .group import Group
 from .ops import Op
 
-__all__ = ["check_array", "check_codec", "check_out", "check_residual"]
+__all__ = ["check_array", "check_codec", "check_out", "check_residual", "check_timeout"]
+
+_DEFAULT_TIMEOUT = 600.0  # seconds without progress
 
 
 def check_array(group: Group, x: Array, write: bool = False, numbers: bool = True) -> np.dtype[Any]:
@@ -53,3 +56,16 @@ def check_residual(group: Group, residual: Array, x: Array, op: Op, codec: Codec
         raise InvalidArgument(f"{group.place}: error_feedback must be writeable memory of its own, beside the data")
     if op.name not in ("sum", "mean") or codec.exact:
         raise InvalidArgument(f"{group.place}: error feedback is for op sum or mean with a lossy codec, not {op.name} with {codec.name}")
+
+
+def check_timeout(timeout: float | None) -> float:
+    """The time-out in seconds; None: what HPCDL_TIMEOUT says, else the default. Raises InvalidArgument unless it is more than 0."""
+    if timeout is None:
+        text = os.environ.get("HPCDL_TIMEOUT", str(_DEFAULT_TIMEOUT))
+        try:
+            timeout = float(text)
+        except ValueError:
+            raise InvalidArgument(f"HPCDL_TIMEOUT must be a number of seconds, got {text!r}") from None
+    if not timeout > 0:
+        raise InvalidArgument(f"timeout must be more than 0 seconds, got {timeout}")
+    return timeout

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from .ddp import DistributedDataParallel, Report
 from .tensors import as_array, as_tensor
 
-__all__ = ["as_array", "as_tensor"]
+DDP = DistributedDataParallel
+
+__all__ = ["DDP", "DistributedDataParallel", "Report", "as_array", "as_tensor"]

@@ -1,0 +1,61 @@
+"""Values of many tensors from one rank to all, in few messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+
+from ..world import World
+from .tensors import as_array
+
+__all__ = ["broadcast", "start_broadcast"]
+
+_PACK_BYTES = 16 << 20
+
+
+def broadcast(world: World, tensors: Iterable[torch.Tensor], root: int = 0) -> None:
+    """Overwrite `tensors` with rank `root`'s, in place and unseen by autograd. Same shapes and dtypes on all ranks; any strides."""
+    for pack in _packs(tensors):
+        start_broadcast(world, pack, root)()
+
+
+def start_broadcast(world: World, tensors: Iterable[torch.Tensor], root: int = 0) -> Callable[[], None]:
+    """The same without waiting; call the result to wait."""
+    found = list(tensors)
+    dtypes = sorted({x.dtype: None for x in found}, key=lambda dtype: -dtype.itemsize)  # the widest first: all lie aligned
+    by_dtype = {dtype: [x for x in found if x.dtype == dtype] for dtype in dtypes}
+    flats = [torch.cat([_bytes(x) for x in same]) for same in by_dtype.values()]
+    flat = torch.cat(flats) if flats else torch.empty(0, dtype=torch.uint8)
+    operation = world.broadcast_async(as_array(flat), root) if len(flat) else None
+
+    def finish() -> None:
+        if operation is None:
+            return
+        operation.wait()
+        begin = 0
+        for same in by_dtype.values():
+            for x in same:
+                end = begin + x.numel() * x.element_size()
+                if world.rank != root:
+                    x.detach().copy_(flat[begin:end].view(x.dtype).view(x.shape))
+                begin = end
+
+    return finish
+
+
+def _bytes(x: torch.Tensor) -> torch.Tensor:
+    return x.detach().contiguous().view(-1).view(torch.uint8)
+
+
+def _packs(tensors: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    pack: list[torch.Tensor] = []
+    size = 0
+    for x in tensors:
+        if pack and size + x.numel() * x.element_size() > _PACK_BYTES:
+            yield pack
+            pack, size = [], 0
+        pack.append(x)
+        size += x.numel() * x.element_size()
+    if pack:
+        yield pack
