@@ -14,7 +14,7 @@ from .launch.env import check_world
 from .transport.last_words import farewell, on_farewell
 from .world import World
 
-__all__ = ["init"]
+__all__ = ["init", "running"]
 
 _lock = threading.Lock()
 _world: World | None = None
@@ -48,6 +48,11 @@ def init(comm: Any = None, timeout: float | None = None) -> World:
         _end_in_order(_world, transport, os.getpid())
         mpi.before_finalize(_finish)
         return _world
+
+
+def running() -> World | None:
+    """The world that `init` made; None before that. Not collective."""
+    return _world
 
 
 def _finish() -> None:

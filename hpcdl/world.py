@@ -171,7 +171,9 @@ class World:
             raise InvalidArgument(f"{self._group.place}: ranks must be different and within 0 to {self.size - 1}, got {list(members)}")
         if self.rank not in members:
             raise InvalidArgument(f"{self._group.place}: only members may call group({list(members)})")
-        return World._within(subgroup(self._group, members, f"group {[self.ranks[rank] for rank in members]}"))
+        world = World._within(subgroup(self._group, members, f"group {[self.ranks[rank] for rank in members]}"))
+        world.device = self.device
+        return world
 
     def split(self, color: int | None, key: int = 0) -> World | None:
         """The world of all ranks that give the same `color`, ordered by `key`, then by rank; None for color None. Called by all ranks."""

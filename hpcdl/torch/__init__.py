@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from .ddp import DistributedDataParallel, Report
+from .start import default_world, init
 from .tensors import as_array, as_tensor
 
 DDP = DistributedDataParallel
 
-__all__ = ["DDP", "DistributedDataParallel", "Report", "as_array", "as_tensor"]
+__all__ = ["DDP", "DistributedDataParallel", "Report", "as_array", "as_tensor", "default_world", "init"]
