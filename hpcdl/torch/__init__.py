@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from .ddp import DistributedDataParallel, Report
+from .sharded import ShardedOptimizer, optimizer
 from .start import default_world, init
 from .tensors import as_array, as_tensor
 
 DDP = DistributedDataParallel
 
-__all__ = ["DDP", "DistributedDataParallel", "Report", "as_array", "as_tensor", "default_world", "init"]
+__all__ = ["DDP", "DistributedDataParallel", "Report", "ShardedOptimizer", "as_array", "as_tensor", "default_world", "init", "optimizer"]
