@@ -32,22 +32,32 @@ _LOOKS = 40  # some microseconds
 _MOST_BYTES = 1 << 22  # beyond, the loop's microseconds do not count, and other operations must have their turn meanwhile
 
 
-def allreduce(group: Group, x: Array, op: Op | str, codec: Codec | str | None, collective: str, name: str) -> bool:
-    """Reduce `x` in place if it can go the short way; whether it has."""
+def allreduce(
+    group: Group,
+    x: Array,
+    op: Op | str,
+    codec: Codec | str | None,
+    collective: str,
+    name: str,
+    weight: float | None = None,
+    factor: float | None = None,
+) -> bool:
+    """Reduce `x` in place if it can go the short way; whether it has. weight: of this rank's share; factor: of the sum; both or none."""
     board = group.buffers.board
     if board is None or type(x) is not np.ndarray or group.engine.busy():
         return False
     if x.nbytes > _MOST_BYTES or not x.flags.carray:
         return False
     place, neighbours = group.buffers.find(x)
-    recipe = recipe_for(group, x, op, codec, collective, place=place, name=name)
+    recipe = recipe_for(group, x, op, codec, collective, weight is not None, place=place, name=name)
     if not recipe.on_board:
         return False
     with group.engine.locked():
         if group.broken is not None or group.left or not board.turns.idle():
             return False
-        way = _in_steps if recipe.views is None else _in_one_step
-        operation = board.quiet.run(way, group, board, recipe, x, neighbours)
+        if factor is None and recipe.op.averages:
+            factor = 1 / group.transport.size
+        operation = board.quiet.run(_reduce, group, board, recipe, x, neighbours, weight, factor)
         if operation is None:
             return True
         group.submit(operation, wake=False)
@@ -55,9 +65,20 @@ def allreduce(group: Group, x: Array, op: Op | str, codec: Codec | str | None, c
     return True
 
 
-def _in_one_step(group: Group, board: Board, recipe: Recipe, x: Array, neighbours: object) -> Operation | None:
+def _reduce(
+    group: Group, board: Board, recipe: Recipe, x: Array, neighbours: Sequence[Array] | None, weight: float | None, factor: float | None
+) -> Operation | None:
     """Do it; what is left to do if it cannot be done at once."""
-    del neighbours
+    if weight == 0:
+        x[...] = 0  # not a product: it may hold anything, NaN included
+    elif weight not in (None, 1):
+        np.multiply(x, x.dtype.type(weight), out=x)
+    if recipe.views is None:
+        return _in_steps(group, board, recipe, x, neighbours, factor)
+    return _in_one_step(group, board, recipe, x, factor)
+
+
+def _in_one_step(group: Group, board: Board, recipe: Recipe, x: Array, factor: float | None) -> Operation | None:
     number, history = group.count(recipe.fingerprint)
     views, posted = recipe.views, None
     assert views is not None
@@ -65,19 +86,21 @@ def _in_one_step(group: Group, board: Board, recipe: Recipe, x: Array, neighbour
     try:
         posted = write(board, views, x, number, history)
         if posted.done() or _comes(posted, board.roomy):
-            _end(board, recipe, views, x, number, history)
+            _end(board, recipe, views, x, number, history, factor)
             group.remember(number, recipe.signature)
             return None
-        rest = _ending(board, recipe, views, x, number, history)
+        rest = _ending(board, recipe, views, x, number, history, factor)
     except BaseException as error:  # the operation is lost, and all ranks must hear of it
         rest = _raise(error)
     return Operation(group, number, recipe.signature, _the_long_way(board, posted, rest, x))
 
 
-def _in_steps(group: Group, board: Board, recipe: Recipe, x: Array, neighbours: Sequence[Array] | None) -> Operation | None:
+def _in_steps(
+    group: Group, board: Board, recipe: Recipe, x: Array, neighbours: Sequence[Array] | None, factor: float | None
+) -> Operation | None:
     """The same for larger arrays, and those that lie in shared memory."""
     number, history = group.count(recipe.fingerprint)
-    scale = Constant(1 / group.transport.size) if recipe.op.averages else None
+    scale = None if factor is None else Constant(factor)
     task = task_for(group, recipe, x.reshape(-1), 0, np.array([number, history]), scale, neighbours=neighbours)
     rest, pending = reduce_all(task, board), None
     try:
@@ -105,14 +128,14 @@ def _comes(pending: Pending, roomy: bool) -> bool:
     return True
 
 
-def _end(board: Board, recipe: Recipe, views: Sides, x: Array, number: int, history: int) -> None:
+def _end(board: Board, recipe: Recipe, views: Sides, x: Array, number: int, history: int, factor: float | None) -> None:
     read(board, views, x, recipe.op, number, history)
-    if recipe.factor is not None:
-        np.multiply(x, recipe.factor, out=x)
+    if factor is not None:
+        np.multiply(x, x.dtype.type(factor), out=x)
 
 
-def _ending(board: Board, recipe: Recipe, views: Sides, x: Array, number: int, history: int) -> Body:
-    _end(board, recipe, views, x, number, history)
+def _ending(board: Board, recipe: Recipe, views: Sides, x: Array, number: int, history: int, factor: float | None) -> Body:
+    _end(board, recipe, views, x, number, history, factor)
     return
     yield
 

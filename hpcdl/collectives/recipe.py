@@ -35,7 +35,6 @@ class Recipe:
     work_dtype: np.dtype[Any]  # in which it is reduced
     signature: Signature
     fingerprint: int
-    factor: Any  # of an unweighted mean, in `work_dtype`; None otherwise
     on_board: bool  # reduced through shared memory by all ranks, as it is
     views: Sides | None  # of the board's slots, if so and in one step
 
@@ -93,7 +92,6 @@ def _work_out(
         work_dtype,
         signature,
         signature.fingerprint(),
-        np.array(1 / group.transport.size, work_dtype) if op.averages and not weighted else None,
         whole is not None and work_dtype == dtype,
         whole.views(work_dtype, x.shape) if whole is not None and one_step else None,
     )

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
-from ..arrays import HOST, Array, Arrays, accumulator
+from ..arrays import HOST, Array, Arrays, accumulator, dtype_of
 from ..codecs import BLOCK
 from ..collectives import moves
 from ..collectives.group import Group
+from ..errors import InvalidArgument
 
-__all__ = ["Bucket", "Layout", "layout", "storage"]
+__all__ = ["Bucket", "Layout", "described", "layout", "storage"]
 
 _PAGE = 4096  # bytes; each bucket begins on a page of its own
 
@@ -32,6 +33,16 @@ class Layout:
     def cut(self, i: int) -> slice:
         """The elements of parameter `i`."""
         return slice(self.offsets[i], self.offsets[i] + math.prod(self.shapes[i]))
+
+
+def described(shapes: Sequence[Any], dtype: Any, names: Sequence[str] | None) -> tuple[list[Shape], list[Any], list[str]]:
+    """Shape, dtype and name of each parameter, as a reducer is told them. Raises InvalidArgument for what cannot be."""
+    sizes = [_shape(i, shape) for i, shape in enumerate(shapes)]
+    dtypes = [dtype_of(d) for d in (dtype if isinstance(dtype, list | tuple) else [dtype] * len(sizes))]
+    known = list(names) if names is not None else [f"parameter {i}" for i in range(len(sizes))]
+    if not len(sizes) == len(dtypes) == len(known):
+        raise InvalidArgument(f"{len(sizes)} shapes need as many dtypes and names, got {len(dtypes)} and {len(known)}")
+    return sizes, dtypes, known
 
 
 def layout(shapes: Sequence[Shape], dtypes: Sequence[Any], bucket_bytes: int) -> list[Layout]:
@@ -63,6 +74,16 @@ def storage(library: Arrays, group: Group, plans: Sequence[Layout]) -> list[Arra
     begins = [0, *accumulate(-(-plan.size * plan.dtype.itemsize // _PAGE) * _PAGE for plan in plans)]
     memory = moves.buffer(group, begins[-1], "uint8", agreement)
     return [memory[begin : begin + plan.size * plan.dtype.itemsize].view(plan.dtype) for begin, plan in zip(begins, plans, strict=False)]
+
+
+def _shape(i: int, shape: Any) -> Shape:
+    try:
+        sizes = tuple(int(n) for n in shape)
+    except (TypeError, ValueError):
+        raise InvalidArgument(f"shapes[{i}] must be a tuple of sizes such as (3, 4), got {shape!r}") from None
+    if any(n < 0 for n in sizes):
+        raise InvalidArgument(f"shapes[{i}] must not have negative sizes, got {sizes}")
+    return sizes
 
 
 def _layout(dtype: Any, offsets: dict[int, int], size: int, shapes: Sequence[Shape]) -> Layout:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..codecs import Codec
-from ..collectives import calls
+from ..collectives import calls, quick
 from ..collectives.group import Group
 from ..collectives.operation import Operation
 from .bucket import Bucket
@@ -31,6 +31,13 @@ class Elementwise:
     @property
     def exact(self) -> bool:
         return self.codec.exact
+
+    def reduce_now(self, bucket: Bucket, group: Group, how: How) -> bool:
+        """Reduce a bucket at once, for somebody who would only wait, if there is a shorter way than `reduce`; whether it has."""
+        if bucket.residual is not None or not (how.scale is None or how.scale.done()):
+            return False
+        factor = None if how.scale is None else how.scale.value
+        return quick.allreduce(group, bucket.flat, how.op, self.codec, how.collective, how.name, how.weight, factor)
 
     def reduce(self, bucket: Bucket, group: Group, how: How) -> Operation:
         return calls.allreduce(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..arrays import HOST, Array, dtype_of, of
+from ..arrays import HOST, Array, of
 from ..codecs import Codec
 from ..collectives import calls, moves
 from ..collectives.collective import check_name
@@ -17,10 +17,11 @@ from ..collectives.operation import Operation
 from ..collectives.ops import by_name as op_by_name
 from ..collectives.task import Scale
 from ..errors import InvalidArgument, NonFinite
-from .bucket import Bucket, layout, storage
+from .bucket import Bucket, described, layout, storage
 from .compressor import Compressor, How
 from .compressors import by_name as compressor_by_name
 from .compressors import check
+from .elementwise import Elementwise
 from .memory import Memory, measure
 
 if TYPE_CHECKING:
@@ -35,11 +36,13 @@ _BUCKET_BYTES = 4 << 20
 class _Step:
     """What a reducer knows of the step under way."""
 
-    running: list[Operation] = field(default_factory=list)  # one for each bucket that has started, in order
+    running: list[Operation | None] = field(default_factory=list)  # one for each bucket that has started, in order; None: done at once
     scale: Scale | None = None
     weight: float = 1.0
     announced: bool = False  # by begin()
+    alike: bool = False  # all ranks have the same weight
     flushed: bool = False
+    hurry: bool = False  # the caller has nothing to do any more but to wait
     bad: list[int] = field(default_factory=list)  # parameters with NaN or infinity in this rank's gradient
 
 
@@ -51,8 +54,9 @@ class Reducer:
     the rest of backward goes on, in the same order on every rank whatever the order of ``ready``.
 
     The mean is weighted, sum(w g) / sum(w), with w the number of samples behind this rank's gradient. The weight must be known before the
-    first bucket starts: ``begin(weight)`` announces it. ``wait(weight=…)`` does so at the end, and then nothing can overlap: a reducer
-    starts its first step's buckets in ``wait`` and goes on to start them early only if that ``wait`` had no weight.
+    first bucket starts: ``begin(weight)`` announces it. Where the sum of all ranks' weights is known too, ``begin(weight, total)`` saves
+    an exchange; where all ranks count alike, ``begin(None)`` does. ``wait(weight=…)`` announces it at the end, and then nothing can
+    overlap: a reducer starts its first step's buckets in ``wait`` and goes on to start them early only if that ``wait`` had no weight.
 
     shapes: of the parameters. dtype: one for all, or one each. codec: a codec as for `World.allreduce`, or a compressor that works on
     whole buckets (see `hpcdl.reduction.compressors`). collective: as for `World.allreduce`. error_feedback: carry what was lost over to
@@ -79,11 +83,7 @@ class Reducer:
     ) -> None:
         self.compressor, self.collective, self.op = compressor_by_name(codec), collective, op_by_name(op)
         check_name(collective)
-        sizes = [_shape(i, shape) for i, shape in enumerate(shapes)]
-        dtypes = [dtype_of(d) for d in (dtype if isinstance(dtype, list | tuple) else [dtype] * len(sizes))]
-        self.names = list(names) if names is not None else [f"parameter {i}" for i in range(len(sizes))]
-        if not len(sizes) == len(dtypes) == len(self.names):
-            raise InvalidArgument(f"{len(sizes)} shapes need as many dtypes and names, got {len(dtypes)} and {len(self.names)}")
+        sizes, dtypes, self.names = described(shapes, dtype, names)
         for argument, value in {"bucket_bytes": bucket_bytes, "in_flight": in_flight}.items():
             if value <= 0:
                 raise InvalidArgument(f"{argument} must be more than 0, got {value}")
@@ -115,11 +115,21 @@ class Reducer:
         self.seconds_waiting = 0.0
         self._step = _Step()
 
-    def begin(self, weight: float) -> None:
-        """Announce this step's weight, before the first `ready`. 0: this rank has no data, and its views count for nothing."""
+    def begin(self, weight: float | None, total: float | None = None) -> None:
+        """Announce this step's weight, before the first `ready`. 0: this rank has no data, and its views count for nothing.
+
+        total: the sum of all ranks' weights, where it is known. None for the weight: all ranks count alike, and all of them say so.
+        """
         if any(bucket.ready for bucket in self._buckets):
             raise InvalidArgument(f"{self._group.place}: begin() comes before the first ready() of a step")
-        self._step.weight = self._checked(weight)
+        if weight is None:
+            self._step.alike = True
+        else:
+            self._step.weight = self._checked(weight)
+            if total is not None and self.op.averages:
+                if not self._checked(total) >= weight:
+                    raise InvalidArgument(f"{self._group.place}: the weight {weight:g} is more than that of all ranks together, {total:g}")
+                self._step.scale = calls.Constant(1 / total if total else 0.0)
         self._step.announced = True
 
     def ready(self, i: int) -> None:
@@ -151,8 +161,9 @@ class Reducer:
         try:
             self._take_weight(weight)
             with self._group.engine:
+                self._step.hurry = True
                 self.flush()
-                for operation in self._step.running:
+                for operation in filter(None, self._step.running):
                     operation.wait()
                 if self._check_finite:
                     self._raise_non_finite()
@@ -206,13 +217,15 @@ class Reducer:
             bucket = self._buckets[number]
             if self._check_finite:
                 self._note_non_finite(bucket)
-            if self.op.averages and self._step.scale is None:
+            weighted = self.op.averages and not self._step.alike
+            if weighted and self._step.scale is None:
                 self._step.scale = calls.weight_sum(self._group, self._step.weight)
-            weight = self._step.weight if self.op.averages else None
+            weight = self._step.weight if weighted else None
             last = number - self._in_flight + 1  # those before have finished, and so all begin in index order: MPI's own calls need that
-            after = tuple(self._step.running[max(0, last - self._in_flight) : max(0, last)])
+            after = tuple(filter(None, self._step.running[max(0, last - self._in_flight) : max(0, last)]))
             how = How(self.op, self.collective, weight, self._step.scale, self._steps, number, after)
-            self._step.running.append(self.compressor.reduce(bucket, self._group, how))
+            now = self._step.hurry and isinstance(self.compressor, Elementwise) and self.compressor.reduce_now(bucket, self._group, how)
+            self._step.running.append(None if now else self.compressor.reduce(bucket, self._group, how))
 
     def _note_non_finite(self, bucket: Bucket) -> None:
         if self._step.weight:
@@ -230,13 +243,3 @@ class Reducer:
         self._steps += 1
         for bucket in self._buckets:
             bucket.ready.clear()
-
-
-def _shape(i: int, shape: Any) -> tuple[int, ...]:
-    try:
-        sizes = tuple(int(n) for n in shape)
-    except (TypeError, ValueError):
-        raise InvalidArgument(f"shapes[{i}] must be a tuple of sizes such as (3, 4), got {shape!r}") from None
-    if any(n < 0 for n in sizes):
-        raise InvalidArgument(f"shapes[{i}] must not have negative sizes, got {sizes}")
-    return sizes

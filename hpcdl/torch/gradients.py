@@ -10,16 +10,16 @@ import numpy as np
 import torch
 
 from ..errors import InvalidArgument
+from ..reduction.compressors import by_name
 from ..reduction.reducer import Reducer
 from ..world import World
 from . import samples, sparse
 from .agree import compare
 from .passes import Passes
-from .tensors import as_array, as_tensor
+from .tensors import as_array, as_tensor, numpy_dtype
+from .use import Use, length
 
 __all__ = ["Copies", "Gradients"]
-
-_UNUSED, _SPARSE, _DENSE = 0, 1, 2  # what a rank has of a parameter's gradient; where ranks differ the largest counts
 
 Named = tuple[str, torch.nn.Parameter]
 
@@ -64,7 +64,8 @@ class Gradients:
         self._overlap = True
         self._came: list[int] = []  # dense parameters whose gradients have come in this pass, in order
         self._given: set[int] = set()  # those that the reducer has
-        self._weight = 1.0
+        self._samples = samples.Samples()
+        self._use = Use(0, 0, None)
 
     def refresh(self) -> None:
         """Look which parameters want gradients now. Before each forward; not collective."""
@@ -79,12 +80,11 @@ class Gradients:
         self.passes.follow([*self._dense, *self._sparse])
 
     def begin(self) -> None:
-        weight = samples.current(self._world)
-        self._weight = 1.0 if weight is None else weight
+        self._samples = samples.current(self._world)
         self._came.clear()
         self._given.clear()
         if self.reducer is not None:
-            self.reducer.begin(self._weight)
+            self.reducer.begin(*self._samples)
 
     def ready(self, i: int) -> None:
         if i >= len(self._dense):
@@ -97,27 +97,24 @@ class Gradients:
         if self.reducer is None:
             self._build()
         assert self.reducer is not None
-        flags = np.zeros(len(self._dense) + len(self._sparse), np.uint8)
         for i, (_, p) in enumerate(self._dense):
-            if p.grad is not None:
-                flags[i] = _DENSE
-                if i not in self._given:
-                    self._give(i)
-        for i, (_, p) in enumerate(self._sparse, len(self._dense)):
-            if p.grad is not None:
-                flags[i] = _SPARSE if p.grad.is_sparse else _DENSE
+            if p.grad is not None and i not in self._given:
+                self._give(i)
+        counts = self._samples.mine != 0
+        self._use.tell([p for _, p in self._dense], [p for _, p in self._sparse], counts)
+        if len(self.reducer.views) > len(self._dense):
+            self.reducer.ready(0)
         after = self._at_end()
         self.reducer.wait()
-        mine = flags.copy()
-        self._world.allreduce(flags, "max", name="which parameters were used")
-        for (_, p), view, before, flag in zip(self._dense, self._views, mine, flags, strict=False):
-            if flag > before:  # another rank has used it
+        used, dense = self._use.hear(self._world)
+        for (_, p), view, is_used in zip(self._dense, self._views, used, strict=False):
+            if not is_used:
+                p.grad = None
+            elif p.grad is not view:  # this rank has not used it
                 p.grad = view
-        for (_, p), flag in zip(self._sparse, flags[len(self._dense) :], strict=True):
-            if flag == _SPARSE:
-                p.grad = sparse.mean(self._world, p, self._weight)
-            elif flag == _DENSE:
-                p.grad = sparse.dense_mean(self._world, p, self._weight)
+        for (_, p), is_used, is_dense in zip(self._sparse, used[len(self._dense) :], dense, strict=True):
+            if is_used:
+                p.grad = (sparse.dense_mean if is_dense else sparse.mean)(self._world, p, self._samples)
         after()
 
     def abandon(self) -> None:
@@ -167,27 +164,30 @@ class Gradients:
             self._check_same_parameters()
             self._world.broadcast(order)
         self._overlap = not again[0]
-        parameters = [self._dense[i] for i in order[::-1]]  # a reducer expects the last one first
-        self._indices = [int(n) for n in np.argsort(order[::-1])]
-        parts = [_real(p.detach()) for _, p in parameters]
         options = {name: value for name, value in self._options.items() if name != "overlap"}
-        first = as_array(parts[0].reshape(-1)[:0]) if parts else None
+        parameters = [self._dense[i] for i in order[::-1]]  # a reducer expects the last one first
+        named = [(name, _real(p.detach())) for name, p in parameters]
+        if by_name(options["codec"]).exact and not any(p.is_cuda for _, p in parameters):
+            flags = torch.empty(length(len(self._dense), len(self._sparse)))
+            named.insert(0, ("which parameters were used", flags))
+        ahead = len(named) - len(parameters)
+        self._indices = [int(n) + ahead for n in np.argsort(order[::-1])]
         self.reducer = Reducer(
             self._world,
-            [tuple(part.shape) for part in parts],
-            dtype=[as_array(part.reshape(-1)[:0]).dtype for part in parts],
-            names=[name for name, _ in parameters],
-            like=first,
+            [tuple(x.shape) for _, x in named],
+            dtype=[numpy_dtype(x.dtype) for _, x in named],
+            names=[name for name, _ in named],
+            like=as_array(named[-1][1].reshape(-1)[:0]) if named else None,
             **options,
         )
-        views = [as_tensor(view) for view in self.reducer.views]
-        views = [torch.view_as_complex(view) if p.is_complex() else view for view, (_, p) in zip(views, parameters, strict=True)]
-        self._views = [views[n] for n in self._indices]
+        self._use = Use(len(self._dense), len(self._sparse), self.reducer.views[0] if ahead else None)
+        views = [as_tensor(self.reducer.views[n]) for n in self._indices]
+        self._views = [torch.view_as_complex(x) if p.is_complex() else x for x, (_, p) in zip(views, self._dense, strict=True)]
         if self._retired is not None:
             _carry_over(self._retired, self.reducer)
             self._retired.close()
             self._retired = None
-        self.reducer.begin(self._weight)
+        self.reducer.begin(*self._samples)
 
     def _check_same_parameters(self) -> None:
         """Raise the same error on every rank where they train different parameters: one has frozen what another has not."""

@@ -34,7 +34,7 @@ class SameSamples:
         if self._checked:
             return
         self._checked = True
-        counts = samples.current(self._world) != 0 and self._mine is not None
+        counts = samples.current(self._world).mine != 0 and self._mine is not None
         everyone = self._world.allgather(np.array([[counts, self._mine or 0]], np.int64))
         first: dict[int, int] = {}
         for rank, (counted, batch) in enumerate(everyone.tolist()):

@@ -8,14 +8,15 @@ import numpy as np
 import torch
 
 from ..world import World
+from .samples import Samples
 from .tensors import as_array, as_tensor
 
 __all__ = ["dense_mean", "mean"]
 
 
-def mean(world: World, p: torch.nn.Parameter, weight: float) -> torch.Tensor:
+def mean(world: World, p: torch.nn.Parameter, samples: Samples) -> torch.Tensor:
     """The weighted mean over all ranks of ``p.grad``, sparse; None counts as zero. Collective; bytes: those of all ranks' rows."""
-    share = _share(world, weight)
+    share = _share(world, samples)
     gradient = p.grad
     if gradient is None or share == 0:
         gradient = torch.sparse_coo_tensor(
@@ -29,15 +30,19 @@ def mean(world: World, p: torch.nn.Parameter, weight: float) -> torch.Tensor:
     return found
 
 
-def dense_mean(world: World, p: torch.nn.Parameter, weight: float) -> torch.Tensor:
+def dense_mean(world: World, p: torch.nn.Parameter, samples: Samples) -> torch.Tensor:
     """The same where some rank's gradient is dense: then every rank gets a dense one. Collective."""
     gradient = torch.zeros_like(p) if p.grad is None else p.grad.to_dense() if p.grad.is_sparse else p.grad
     gradient = gradient.contiguous()
-    world.allreduce(as_array(gradient), "mean", weight=weight)
+    world.allreduce(as_array(gradient), "mean", weight=samples.mine)
     return gradient
 
 
-def _share(world: World, weight: float) -> float:
+def _share(world: World, samples: Samples) -> float:
     """This rank's part of all weights."""
-    total = float(world.allreduce(np.array([weight], np.float64))[0])
-    return weight / total if total else 0.0
+    if samples.mine is None:
+        return 1 / world.size
+    total = samples.total
+    if total is None:
+        total = float(world.allreduce(np.array([samples.mine], np.float64))[0])
+    return samples.mine / total if total else 0.0
