@@ -14,7 +14,7 @@ from ..collectives import moves
 from ..collectives.group import Group
 from ..errors import InvalidArgument
 
-__all__ = ["Bucket", "Layout", "described", "layout", "storage"]
+__all__ = ["Bucket", "Layout", "known", "layout", "storage"]
 
 _PAGE = 4096  # bytes; each bucket begins on a page of its own
 
@@ -35,14 +35,14 @@ class Layout:
         return slice(self.offsets[i], self.offsets[i] + math.prod(self.shapes[i]))
 
 
-def described(shapes: Sequence[Any], dtype: Any, names: Sequence[str] | None) -> tuple[list[Shape], list[Any], list[str]]:
+def known(shapes: Sequence[Any], dtype: Any, names: Sequence[str] | None) -> tuple[list[Shape], list[Any], list[str]]:
     """Shape, dtype and name of each parameter, as a reducer is told them. Raises InvalidArgument for what cannot be."""
     sizes = [_shape(i, shape) for i, shape in enumerate(shapes)]
     dtypes = [dtype_of(d) for d in (dtype if isinstance(dtype, list | tuple) else [dtype] * len(sizes))]
-    known = list(names) if names is not None else [f"parameter {i}" for i in range(len(sizes))]
-    if not len(sizes) == len(dtypes) == len(known):
-        raise InvalidArgument(f"{len(sizes)} shapes need as many dtypes and names, got {len(dtypes)} and {len(known)}")
-    return sizes, dtypes, known
+    told = list(names) if names is not None else [f"parameter {i}" for i in range(len(sizes))]
+    if not len(sizes) == len(dtypes) == len(told):
+        raise InvalidArgument(f"{len(sizes)} shapes need as many dtypes and names, got {len(dtypes)} and {len(told)}")
+    return sizes, dtypes, told
 
 
 def layout(shapes: Sequence[Shape], dtypes: Sequence[Any], bucket_bytes: int) -> list[Layout]:

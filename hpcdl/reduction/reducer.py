@@ -17,7 +17,7 @@ from ..collectives.operation import Operation
 from ..collectives.ops import by_name as op_by_name
 from ..collectives.task import Scale
 from ..errors import InvalidArgument, NonFinite
-from .bucket import Bucket, described, layout, storage
+from .bucket import Bucket, known, layout, storage
 from .compressor import Compressor, How
 from .compressors import by_name as compressor_by_name
 from .compressors import check
@@ -83,7 +83,7 @@ class Reducer:
     ) -> None:
         self.compressor, self.collective, self.op = compressor_by_name(codec), collective, op_by_name(op)
         check_name(collective)
-        sizes, dtypes, self.names = described(shapes, dtype, names)
+        sizes, dtypes, self.names = known(shapes, dtype, names)
         for argument, value in {"bucket_bytes": bucket_bytes, "in_flight": in_flight}.items():
             if value <= 0:
                 raise InvalidArgument(f"{argument} must be more than 0, got {value}")
