@@ -11,13 +11,14 @@ import sys
 import threading
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import numpy as np
 
 from ..transport.base import Pending, Transport, TransportFailure
 
-__all__ = ["Control", "Entry", "State", "whereabouts"]
+__all__ = ["Control", "Entry", "State", "told", "whereabouts"]
 
 _TAG = 0
 _CAPACITY = 1 << 15  # bytes of a message
@@ -124,6 +125,13 @@ def _gone(pending: Pending) -> bool:
         return pending.done()
     except TransportFailure:
         return True
+
+
+def told(error: BaseException) -> str:
+    """An exception for the other ranks: what, and from where to where, as ``ValueError: no such file (train.py:37 … io.py:112)``."""
+    frames = [frame for frame in extract_tb(error.__traceback__) if not frame.filename.startswith(_PACKAGE)]
+    ends = dict.fromkeys(f"{Path(frame.filename).name}:{frame.lineno}" for frame in (*frames[:1], *frames[-1:]))
+    return f"{type(error).__name__}: {error}"[:1800] + (f" ({' … '.join(ends)})" if ends else "")
 
 
 def whereabouts(thread: int) -> str:

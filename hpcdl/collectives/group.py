@@ -15,7 +15,7 @@ from ..errors import CommunicationError, InvalidArgument, ranks_text
 from ..transport.base import Pending, Transport, TransportFailure, Truncated
 from ..transport.staged import Staged
 from .buffers import Buffers
-from .control import Control, Entry, State, whereabouts
+from .control import Control, Entry, State, told, whereabouts
 from .costs import ASSUMED, Costs
 from .execute import Disagreement
 from .operation import Operation, Signature, chain
@@ -141,7 +141,7 @@ class Group:
         """Tell the others that this rank starts no more operations, and why."""
         with self.engine.locked():
             if not self.left:
-                self.left = "ended" if error is None else f"raised {type(error).__name__}: {error}"[:2000]
+                self.left = "ended" if error is None else f"raised {told(error)}"
                 self._asked_at = time.monotonic()
                 self._alive = set(range(self.transport.size))
                 self._control.post("left", self._state())
