@@ -13,7 +13,7 @@ It is the oracle that the other doors are tested against and a template for hand
 All mathematics runs in the module that owns the arrays given (``hpcdl.arrays.of(x).xp``); nothing is copied to the host unasked.
 """
 
-from .data import Shards
+from ..shards import Shards
 from .losses import LOSSES, BinaryCrossEntropy, CrossEntropy, Loss, MeanSquaredError
 from .metrics import Score, evaluate
 from .mlp import MLP

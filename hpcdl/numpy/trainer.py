@@ -10,8 +10,8 @@ from typing import Any
 from .. import arrays
 from ..errors import InvalidArgument
 from ..reduction.reducer import Reducer
+from ..shards import Shards
 from ..world import World
-from .data import Shards
 from .losses import LOSSES, Loss
 from .mlp import MLP
 from .optimizers import OPTIMIZERS, Optimizer

@@ -15,7 +15,7 @@ from ..errors import InvalidArgument
 from ..launch.machine import cores
 from ..world import World
 
-__all__ = ["default_world", "init", "seed_rank"]
+__all__ = ["default_world", "init", "seed_rank", "thread_share"]
 
 _settled: World | None = None  # the world for which this process has been set up
 
@@ -39,7 +39,7 @@ def init(comm: Any = None, timeout: float | None = None, seed: int | None = None
     if _settled is not world:
         _settled = world
         _take_device(world)
-        torch.set_num_threads(_threads(world))
+        torch.set_num_threads(thread_share(world))
     if seed is not None:
         seed_rank(seed, world.rank)
     return world
@@ -68,8 +68,8 @@ def _take_device(world: World) -> None:
         torch.cuda.set_device(world.device)
 
 
-def _threads(world: World) -> int:
-    """Threads for this rank's computation. Collective.
+def thread_share(world: World) -> int:
+    """Threads for this rank's computation: OMP_NUM_THREADS, or its share of the cores, at least 1. Collective.
 
     Why the masks are compared: a launcher that ties each rank to cores of its own has shared them out already.
     """
