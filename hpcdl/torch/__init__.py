@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 from .ddp import DistributedDataParallel, Report
+from .functions import (
+    allgather,
+    allreduce,
+    allreduce_,
+    allreduce_async,
+    allreduce_async_,
+    alltoall,
+    barrier,
+    broadcast,
+    broadcast_,
+    reduce_scatter,
+)
 from .loader import Loader, loader
+from .objects import allgather_object, broadcast_object
 from .sharded import ShardedOptimizer, optimizer
 from .start import default_world, init
+from .sync_batchnorm import SyncBatchNorm, convert_sync_batchnorm
 from .tensors import as_array, as_tensor
 
 DDP = DistributedDataParallel
@@ -16,10 +30,24 @@ __all__ = [
     "Loader",
     "Report",
     "ShardedOptimizer",
+    "SyncBatchNorm",
+    "allgather",
+    "allgather_object",
+    "allreduce",
+    "allreduce_",
+    "allreduce_async",
+    "allreduce_async_",
+    "alltoall",
     "as_array",
     "as_tensor",
+    "barrier",
+    "broadcast",
+    "broadcast_",
+    "broadcast_object",
+    "convert_sync_batchnorm",
     "default_world",
     "init",
     "loader",
     "optimizer",
+    "reduce_scatter",
 ]
