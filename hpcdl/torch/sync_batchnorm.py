@@ -125,20 +125,14 @@ class _Normalise(torch.autograd.Function):
         world.allreduce(as_array(sums), name="statistics of SyncBatchNorm")
         count, channels = float(sums[0]), x.shape[1]
         if count == 1:
-            raise InvalidArgument(
-                f"all ranks together have one value per channel in an input of shape {tuple(x.shape)}; it has no variance"
-            )
+            raise InvalidArgument(f"one value per channel in all ranks' batches together has no variance; this rank's is {tuple(x.shape)}")
         mean = sums[1 : channels + 1] / max(count, 1)
         variance = (sums[channels + 1 :] / max(count, 1) - mean**2).clamp_(min=0)
         scale = (variance + eps).rsqrt()
         mean, variance, scale = (one.to(x.device, work.dtype) for one in (mean, variance, scale))
         ctx.save_for_backward(x, weight, mean, scale)
-        ctx.world, ctx.count, ctx.weighs, ctx.bias_dtype = (
-            world,
-            count,
-            1.0 if weighs is None else weighs,
-            None if bias is None else bias.dtype,
-        )
+        ctx.world, ctx.count, ctx.weighs = world, count, 1.0 if weighs is None else weighs
+        ctx.bias_dtype = None if bias is None else bias.dtype
         y = work - _along(mean, x)
         y *= _along(scale if weight is None else scale * weight, x)
         if bias is not None:
@@ -157,13 +151,11 @@ class _Normalise(torch.autograd.Function):
         normal = (x.to(mean.dtype) - _along(mean, x)).mul_(_along(scale, x))
         plain, skew = grad.sum(dims), (grad * normal).sum(dims)
         if ctx.needs_input_grad[0]:
-            inner = (
-                torch.stack([plain, skew]).to("cpu", torch.float64) * weighs if weighs else torch.zeros(2, len(mean), dtype=torch.float64)
-            )
-            world.allreduce(as_array(inner), name="gradients of SyncBatchNorm")
-            inner = (inner / (weighs * ctx.count) if weighs else inner * 0).to(x.device, mean.dtype)
-            grad_x = grad - _along(inner[0], x)
-            grad_x -= normal.mul_(_along(inner[1], x))
+            sums = torch.stack([plain, skew]).to("cpu", torch.float64).mul_(weighs) if weighs else torch.zeros(2, len(mean)).double()
+            world.allreduce(as_array(sums), name="gradients of SyncBatchNorm")
+            sums = (sums / (weighs * ctx.count or 1)).to(x.device, mean.dtype)
+            grad_x = grad - _along(sums[0], x)
+            grad_x -= normal.mul_(_along(sums[1], x))
             grad_x *= _along(scale if weight is None else scale * weight, x)
             grad_x = grad_x.to(x.dtype) if weighs else torch.zeros_like(x)
         grad_weight = None if weight is None else skew.to(weight.dtype)
