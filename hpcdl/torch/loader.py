@@ -38,8 +38,8 @@ class Source(Protocol):
         """Those of them that this rank gets."""
         ...
 
-    def rounds(self, epoch: int, first: int) -> Iterator[tuple[int, Any, float]]:
-        """This rank's batches of `epoch`, from number `first` on: (number, batch, samples)."""
+    def rounds(self, epoch: int, first: int) -> Iterator[tuple[int, Any, float, float]]:
+        """This rank's batches of `epoch`, from number `first` on: (number, batch, its samples, those of all ranks)."""
         ...
 
 
@@ -147,10 +147,10 @@ class Loader:
             self._meet(epoch, first)
         rounds = self._source.rounds(epoch, first)
         try:
-            for number, batch, samples in rounds:
+            for number, batch, samples, total in rounds:
                 if me == self._newest:
                     self._handed, self.samples = number + 1, samples
-                    self._announce(samples)
+                    self._announce(samples, total)
                 yield batch
             if me == self._newest:
                 self.epoch, self._handed, self._begun = epoch + 1, 0, False
@@ -168,6 +168,6 @@ class Loader:
                 "rank alike, and load the same state; cure for a look at some data on one rank: a loader of its own with train=False"
             )
 
-    def _announce(self, samples: float | None) -> None:
+    def _announce(self, samples: float | None, total: float | None = None) -> None:
         if self._train:
-            announced.announce(self.world, samples)
+            announced.announce(self.world, samples, total)

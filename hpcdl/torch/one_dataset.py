@@ -62,18 +62,18 @@ class OneDataset:
             what = type(dataset).__name__
             raise InvalidArgument(f"a {what} has no length to be shared out ({error}); pass batches of each rank's own") from error
 
-    def rounds(self, epoch: int, first: int) -> Iterator[tuple[int, Any, float]]:
-        """This rank's batches of `epoch`, from number `first` on: (number, batch, samples)."""
+    def rounds(self, epoch: int, first: int) -> Iterator[tuple[int, Any, float, float]]:
+        """This rank's batches of `epoch`, from number `first` on: (number, batch, its samples, those of all ranks)."""
         self._order.at = epoch, first
-        for batch, (number, _, samples) in zip(self._data, self.shares(epoch, first), strict=False):
-            yield number, batch, samples
+        for batch, (number, _, mine, total) in zip(self._data, self.shares(epoch, first), strict=False):
+            yield number, batch, mine, total
 
-    def shares(self, epoch: int, first: int) -> Iterator[tuple[int, list[int], int]]:
-        """The same as sample numbers: (number, this rank's samples or a stand-in, how many of them count)."""
+    def shares(self, epoch: int, first: int) -> Iterator[tuple[int, list[int], int, int]]:
+        """The same as sample numbers: (number, this rank's samples or a stand-in, how many of them count, how many all ranks have)."""
         for number, batch in enumerate(self._shards.batches(epoch, first), first):
             part = self._shards.part(batch).tolist()
             if part or self._stand_in:
-                yield number, part or batch[:1].tolist(), len(part)
+                yield number, part or batch[:1].tolist(), len(part), len(batch)
 
 
 class _Order:
@@ -84,7 +84,7 @@ class _Order:
         self.at = (0, 0)  # epoch, first batch of the next iterator
 
     def __iter__(self) -> Iterator[list[int]]:
-        return (samples for _, samples, _ in self._source.shares(*self.at))
+        return (samples for _, samples, _, _ in self._source.shares(*self.at))
 
     def __len__(self) -> int:
         return self._source.own_steps

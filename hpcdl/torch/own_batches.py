@@ -53,34 +53,39 @@ class OwnBatches:
         self.steps = None if guessed else self.own_steps
         self._world, self._batches, self._train, self._count = world, batches, train, samples or _samples
 
-    def rounds(self, epoch: int, first: int) -> Iterator[tuple[int, Any, float]]:
-        """This rank's batches of `epoch`, from number `first` on: (number, batch, samples); a stand-in has 0."""
+    def rounds(self, epoch: int, first: int) -> Iterator[tuple[int, Any, float, float]]:
+        """This rank's batches of `epoch`, from number `first` on: (number, batch, its samples, those of all ranks); a stand-in has 0.
+
+        While training a tiny all-reduce before each asks who still has one.
+        """
         for part in (self._batches, *(getattr(self._batches, name, None) for name in ("sampler", "batch_sampler", "dataset"))):
             if callable(getattr(part, "set_epoch", None)):
                 part.set_epoch(epoch)
         own = islice(self._batches, first, None)
         if not self._train:
             for number, batch in enumerate(own, first):
-                yield number, batch, self._count(batch)
+                samples = self._count(batch)
+                yield number, batch, samples, samples
             return
         last: Any = _NONE
         for number in numbers(first):
             batch = next(own, _NONE)
             here = batch is not _NONE
             last = batch if here else last
-            some, lacking, lender = self._ask(here, last is _NONE)
+            samples = self._count(batch) if here else 0
+            some, lacking, total = self._world.allreduce(np.array([here, last is _NONE, samples], np.float64)).tolist()
             if not some:
                 return
             if lacking:
-                lent = send_batch(self._world, None if batch is _NONE else batch, lender)
+                lent = self._lend(batch)
                 last = lent if last is _NONE else last
-            yield number, last, self._count(batch) if here else 0
+            yield number, last, samples, total
 
-    def _ask(self, here: bool, lacking: bool) -> tuple[bool, bool, int]:
-        """Whether any rank still has a batch, whether one never had any, and the first rank that has one. A tiny all-reduce."""
-        rank = self._world.rank if here else self._world.size
-        some, lacks, lender = self._world.allreduce(np.array([here, lacking, -rank], np.int64), "max").tolist()
-        return bool(some), bool(lacks), -lender
+    def _lend(self, batch: Any) -> Any:
+        """The batch of the first rank that has one, on all ranks: some have never had any."""
+        here = batch is not _NONE
+        lender = self._world.allreduce(np.array([self._world.rank if here else self._world.size]), "min")
+        return send_batch(self._world, batch if here else None, int(lender[0]))
 
 
 def _readable(world: World, batches: Any, batch_size: int | None, drop_last: bool, keywords: dict[str, Any]) -> Any:

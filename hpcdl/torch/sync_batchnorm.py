@@ -49,7 +49,7 @@ class SyncBatchNorm(torch.nn.modules.batchnorm._BatchNorm):
         self._check_input_dim(x)
         if not self.training or (world := self._where.world()).size == 1:
             return super().forward(x)
-        y, mean, variance, count = _Normalise.apply(x, self.weight, self.bias, self.eps, world, samples.current(world))
+        y, mean, variance, count = _Normalise.apply(x, self.weight, self.bias, self.eps, world, samples.current(world).mine)
         if self.track_running_stats and count > 0:
             self._remember(mean, variance * (count / (count - 1)))
         return y

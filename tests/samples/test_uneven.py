@@ -25,7 +25,8 @@ def test_everybody_goes_on_until_all_are_out(ranks, counts):
             seen = []
             for number, batch in enumerate(batches):
                 mine = number < counts[world.rank]
-                assert samples.current(world) == batches.samples == (2 if mine else 0)
+                assert samples.current(world).mine == batches.samples == (2 if mine else 0)
+                assert samples.current(world).total == 2 * sum(number < count for count in counts)
                 world.barrier()  # what a training step would do
                 if mine:
                     assert batch[0, 0] == 100 * world.rank + number
@@ -33,7 +34,7 @@ def test_everybody_goes_on_until_all_are_out(ranks, counts):
                     assert batch[0, 0] == 100 * world.rank + counts[world.rank] - 1
                 seen.append(batch.shape)
             assert seen == [(2, 3)] * max(counts)
-            assert samples.current(world) is None
+            assert samples.current(world).mine is None
 
     ranks(len(counts), body)
 
