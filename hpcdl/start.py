@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import io
 import os
 import sys
 import threading
@@ -11,10 +12,11 @@ from typing import Any
 
 from .errors import InvalidArgument, LaunchError
 from .launch.env import check_world
+from .transport.base import Transport
 from .transport.last_words import farewell, on_farewell
 from .world import World
 
-__all__ = ["init", "running"]
+__all__ = ["adopt", "init", "running"]
 
 _lock = threading.Lock()
 _world: World | None = None
@@ -27,7 +29,7 @@ def init(comm: Any = None, timeout: float | None = None) -> World:
     comm: an mpi4py communicator to use in place of COMM_WORLD. timeout: seconds without progress after which an operation raises Stalled
     (default 600, or HPCDL_TIMEOUT). Raises LaunchError where no MPI library is found, or where the launcher belongs to another one.
     """
-    global _world, _comm
+    global _comm
     with _lock:
         if _world is not None:
             if comm is not None and comm != _comm:
@@ -42,12 +44,27 @@ def init(comm: Any = None, timeout: float | None = None) -> World:
         transport = mpi.world(comm)
         if comm is None:
             check_world(transport.size, transport.rank, mpi.library_version())
-        _world, _comm = World(transport, timeout), comm
-        _world.share_timeout()
-        _world.settle_costs(mpi.library_version())
-        _end_in_order(_world, transport, os.getpid())
+        _comm = comm
+        world = _begin(transport, timeout, mpi.library_version())
         mpi.before_finalize(_finish)
-        return _world
+        return world
+
+
+def adopt(transport: Transport, timeout: float | None = None) -> World:
+    """Make the default world of ranks that MPI has not started, over `transport`; `init` then gives it. Collective."""
+    with _lock:
+        if _world is not None:
+            raise InvalidArgument("there is a default world already: adopt comes before init")
+        return _begin(transport, timeout, "")
+
+
+def _begin(transport: Transport, timeout: float | None, library: str) -> World:
+    global _world
+    _world = World(transport, timeout)
+    _world.share_timeout()
+    _world.settle_costs(library)
+    _end_in_order(_world, transport, os.getpid())
+    return _world
 
 
 def running() -> World | None:
@@ -57,10 +74,11 @@ def running() -> World | None:
 
 def _finish() -> None:
     """Leave the default world; before MPI ends."""
-    from .transport import mpi
-
-    if _world is not None:
-        _world.close()
+    if _world is None:
+        return
+    _world.close()
+    mpi = sys.modules.get(f"{__package__}.transport.mpi")
+    if mpi is not None:
         if _world.broken is None:
             mpi.free_all()
         mpi.give_up_receives()
@@ -77,6 +95,8 @@ def _end_in_order(world: World, transport: Any, pid: int) -> None:
         print(f"rank {world.rank} of {world.size}:", file=sys.stderr)
         previous(kind, error, trace)
         if world.size > 1:
+            if isinstance(sys.stderr, io.StringIO) and sys.__stderr__ is not None:  # somebody's hook wants to write it later, too late
+                print(sys.stderr.getvalue(), end="", file=sys.__stderr__, flush=True)
             farewell(error)
             transport.abort(130 if issubclass(kind, KeyboardInterrupt) else 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import count
 from typing import Any
 
@@ -184,10 +185,10 @@ class World:
         members = sorted((int(k), rank) for rank, (there, c, k) in enumerate(everyone) if there and c == color)
         return self.group([rank for _, rank in members])
 
-    def new_group(self, purpose: str) -> Group:
-        """A group of the same ranks with communicators of its own, for something that communicates beside everything else."""
+    def new_group(self, purpose: str, ranks: Iterable[int] | None = None, messages_only: bool = False) -> Group:
+        """A group of the same ranks, in the order of `ranks`, with communicators of its own; see `subgroup`."""
         label = f"{purpose} {next(self._names)} of {self._group.label}"
-        return subgroup(self._group, tuple(range(self.size)), label)
+        return subgroup(self._group, tuple(range(self.size) if ranks is None else ranks), label, messages_only)
 
     def share_timeout(self) -> None:
         """Take over rank 0's time-out: ranks on other nodes may have been given another environment."""

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..transport.base import Pending, Transport, TransportFailure
+from .operation import Signature
 
 __all__ = ["Control", "Entry", "State", "told", "whereabouts"]
 
@@ -33,6 +34,11 @@ class Entry:
     fingerprint: int
     text: str
 
+    @classmethod
+    def of(cls, number: int, signature: Signature) -> Entry:
+        """Operation `number`, which does what `signature` says."""
+        return cls(number, signature.fingerprint(), str(signature)[:500])
+
 
 @dataclass
 class State:
@@ -47,6 +53,15 @@ class State:
     started: int = 0  # operations started so far
     history: int = 0  # and the fingerprint of all of them
     left: str = ""  # "" while it runs; else "ended" or "raised …"
+
+    def fails(self, number: int, members: frozenset[int] | None) -> bool:
+        """Whether this rank, which has left, will be missed in operation `number`. Below 0, `members` are those that it needs.
+
+        Where they are not known, as in a message, one that has ended may have done its part; one that raised is missed.
+        """
+        if number >= 0:
+            return number >= self.started
+        return self.left.startswith("raised") if members is None else self.rank in members
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""

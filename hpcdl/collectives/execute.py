@@ -16,7 +16,7 @@ from .lanes import Disagreement, Incoming, Outgoing
 from .layout import EXACT_PIECE_BYTES, pieces, split_blocks
 from .schedule import Recv, Schedule, Send, Step
 from .task import Task
-from .transfers import Chunks, Piece, Transfer
+from .transfers import Chunks, Piece, Transfer, Whole
 
 __all__ = ["Body", "Disagreement", "exchange", "execute"]
 
@@ -25,15 +25,15 @@ Body = Generator[Pending, None, Any]  # yields what it waits for next, and is re
 _OPEN_STEPS = 4  # of a schedule, whose messages may be under way at once
 
 
-def execute(schedule: Schedule, task: Task) -> Body:
-    """Run `schedule` on `task`, never blocking: yields whenever nothing can go on.
+def execute(schedule: Schedule, task: Task, given: Whole | None = None) -> Body:
+    """Run `schedule` on `task`, never blocking: yields whenever nothing can go on. given: the chunks, where they don't lie side by side.
 
     Why a piece waits for the pieces that it needs, and not for the end of a step: so that encoding, sending, receiving, decoding and
     adding overlap. What a rank receives in one step leaves in the next before the rest of it has come.
     """
     size = task.transport.size
     bounds = task.bounds or split_blocks(task.x.size, schedule.chunks(size), BLOCK)
-    chunks = ExactChunks(task, bounds) if task.codec.exact else CodedChunks(task, bounds)
+    chunks: Whole = given or (ExactChunks(task, bounds) if task.codec.exact else CodedChunks(task, bounds))
     steps = schedule.steps((task.transport.rank - task.root) % size, size)
     yield from _Flow(task, lambda out, peer: chunks).run(_plan(steps, task, chunks, bounds))
     chunks.release()
@@ -50,7 +50,7 @@ def exchange(task: Task, outgoing: dict[int, Array], incoming: dict[int, Array])
 Planned = tuple[bool, int, Transfer]  # whether it goes out, peer, transfer
 
 
-def _plan(steps: Iterator[Step], task: Task, chunks: ExactChunks | CodedChunks, bounds: list[int]) -> Iterator[list[Planned]]:
+def _plan(steps: Iterator[Step], task: Task, chunks: Whole, bounds: list[int]) -> Iterator[list[Planned]]:
     """The transfers of each step, each with those of earlier steps that it needs: a value must be there before it is sent, and must have
     been read by all who were to have it before it changes. Values that several peers add to are added in the order of the schedule.
     """

@@ -14,6 +14,7 @@ from ..arrays import HOST, Arrays
 from ..errors import CommunicationError, InvalidArgument, ranks_text
 from ..transport.base import Pending, Transport, TransportFailure, Truncated
 from ..transport.staged import Staged
+from .branch import current
 from .buffers import Buffers
 from .control import Control, Entry, State, told, whereabouts
 from .costs import ASSUMED, Costs
@@ -50,11 +51,11 @@ class Group:
         self.plan = plan_for(costs, transport, self.buffers.board is not None)  # what `auto` follows
         self.recipes: dict[Any, Any] = {}  # what calls of all-reduce amount to, by their arguments
         self._pools: dict[str, Pool] = {}
-        self._started = 0
+        self.started = 0
         self._history = 0  # of all operations so far, so that a disagreement that went unnoticed shows in the next one
         self._active: dict[int, Operation] = {}
         self._recent: deque[tuple[int, Signature]] = deque(maxlen=_REMEMBER)
-        self._departed: dict[int, State] = {}
+        self.departed: dict[int, State] = {}  # ranks that start nothing more
         self._states: dict[int, State] = {}  # of this episode of trouble
         self._deadline = 0.0
         self._probe_at: dict[int, float] = {}
@@ -76,7 +77,8 @@ class Group:
         """Start an operation that all ranks of the group start as their next one."""
         with self.engine.locked():
             self.check_usable()
-            number, history = self.count(signature.fingerprint())
+            branch, fingerprint = current(), signature.fingerprint()
+            number, history = self.count(fingerprint) if branch is None else branch.count(self.label, fingerprint)
             header = np.array([number, history], np.int64)
             operation = Operation(self, number, signature, call(number % (self.transport.tags - 1), header))
             self.submit(operation)
@@ -84,7 +86,7 @@ class Group:
 
     def count(self, fingerprint: int) -> tuple[int, int]:
         """The number of this rank's next operation, and the fingerprint of all of them with it."""
-        number, self._started = self._started, self._started + 1
+        number, self.started = self.started, self.started + 1
         self._history = chain(self._history, fingerprint)
         return number, self._history
 
@@ -92,7 +94,7 @@ class Group:
         """Hand a counted operation to the progress loop. Under its lock. wake: see `Engine.submit`."""
         self._active[operation.number] = operation
         self.engine.submit(operation, wake)
-        if self._departed and not operation.finished:
+        if self.departed and not operation.finished:
             self._check_departed()
 
     def follow(self, costs: Costs, plan: Plan) -> None:
@@ -115,9 +117,9 @@ class Group:
         """Called by the engine when `operation` cannot go on by itself."""
         operation.troubled = True
         if isinstance(error, Disagreement | Truncated):
-            self._alarm("mismatch", f"in operation {operation.number}, {operation.signature}: {error}")
+            self._alarm("mismatch", f"in {operation.title}: {error}")
         elif isinstance(error, TransportFailure):
-            self._alarm("lost", f"in operation {operation.number}, {operation.signature}: {error}")
+            self._alarm("lost", f"in {operation.title}: {error}")
         else:
             line = traceback.extract_tb(error.__traceback__)[-1]
             self._alarm("failed", f"{operation.signature}: {type(error).__name__}: {error} ({line.name}, line {line.lineno})")
@@ -128,8 +130,8 @@ class Group:
         for kind, state in messages:
             self._hear(kind, state)
         if self._states and self.broken is None:
-            if len({**self._departed, **self._states}) == self.transport.size or now > self._deadline:
-                self._fail(judge({**self._departed, **self._states}, self.transport.size, self.label))
+            if len({**self.departed, **self._states}) == self.transport.size or now > self._deadline:
+                self._fail(judge({**self.departed, **self._states}, self.transport.size, self.label))
         elif self.broken is None:
             for operation in tuple(self._active.values()):
                 self._look_at(operation, now)
@@ -149,7 +151,7 @@ class Group:
     def all_left(self) -> bool:
         """Whether every other rank has left, so that nobody will ask this one for anything any more."""
         calm = not self._active and not self._states
-        return calm and len(self._departed) == self.transport.size - 1 and self._control.flushed()
+        return calm and len(self.departed) == self.transport.size - 1 and self._control.flushed()
 
     def wait_for_all_to_leave(self, limit: float | None = None) -> None:
         """Wait, cheaply, until every rank has left; at most `limit` seconds, or, without a limit, until the group is broken."""
@@ -185,16 +187,16 @@ class Group:
 
     def _look_at(self, operation: Operation, now: float) -> None:
         idle = now - operation.moved_at
-        if idle > self.timeout:
+        if idle > (operation.timeout or self.timeout):
             operation.troubled = True
-            self._alarm("stalled", f"no progress for {idle:.0f} s in operation {operation.number}, {operation.signature}")
+            self._alarm("stalled", f"no progress for {idle:.0f} s in {operation.title}")
         elif idle > _FIRST_PROBE and now > self._probe_at.get(operation.number, 0):
             self._probe_at[operation.number] = now + idle
             self._control.post("probe", self._state(), only=(self.transport.rank + 1) % self.transport.size)
 
     def _ask_who_is_alive(self, now: float) -> None:
         """This rank has left and waits for the others to do so, for as long as they answer."""
-        dead = set(range(self.transport.size)) - self._alive - set(self._departed) - {self.transport.rank}
+        dead = set(range(self.transport.size)) - self._alive - set(self.departed) - {self.transport.rank}
         if dead:
             self._alarm("lost", f"no answer for {self.timeout:g} s from {ranks_text(dead)}, which never ended")
         self._asked_at, self._alive = now, set()
@@ -207,10 +209,10 @@ class Group:
         elif kind == "alive":
             return
         elif kind == "left":
-            self._departed[state.rank] = state
+            self.departed[state.rank] = state
             self._check_departed()
-            if state.started == self._started and state.history != self._history:
-                self._alarm("mismatch", f"its {self._started} operations were others than those of rank {state.rank}")
+            if state.started == self.started and state.history != self._history:
+                self._alarm("mismatch", f"its {self.started} operations were others than those of rank {state.rank}")
         elif kind == "probe":
             mine = {entry.number: entry.fingerprint for entry in [*self._state().recent, *self._state().waiting]}
             if any(mine.get(entry.number, entry.fingerprint) != entry.fingerprint for entry in state.waiting):
@@ -221,8 +223,8 @@ class Group:
 
     def _check_departed(self) -> None:
         """Raise the alarm if an operation needs a rank that left before it."""
-        for state in self._departed.values():
-            if any(state.rank in self.members.get(number, ()) if number < 0 else number >= state.started for number in self._active):
+        for state in self.departed.values():
+            if any(state.fails(number, self.members.get(number)) for number in self._active):
                 self._alarm("departed", "")
 
     def _alarm(self, cause: str, detail: str) -> None:
@@ -235,16 +237,12 @@ class Group:
         self._control.post("state", self._states[mine])
 
     def _state(self, cause: str = "", detail: str = "") -> State:
-        waiting = [_entry(number, operation.signature) for number, operation in self._active.items()]
-        recent = [_entry(number, signature) for number, signature in self._recent]
+        waiting = [Entry.of(number, operation.signature) for number, operation in self._active.items()]
+        recent = [Entry.of(number, signature) for number, signature in self._recent]
         where = "" if waiting else whereabouts(self.engine.owner)
-        return State(self.transport.rank, cause, detail, waiting[:_REMEMBER], recent, where, self._started, self._history, self.left)
+        return State(self.transport.rank, cause, detail, waiting[:_REMEMBER], recent, where, self.started, self._history, self.left)
 
     def _fail(self, error: CommunicationError) -> None:
         self.broken = error
         for operation in tuple(self._active.values()):
             operation.finish(error=error)
-
-
-def _entry(number: int, signature: Signature) -> Entry:
-    return Entry(number, signature.fingerprint(), str(signature)[:500])

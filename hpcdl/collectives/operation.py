@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -64,6 +64,8 @@ class Operation:
         self.result: Any = None
         self.moved_at = self.started_at = time.monotonic()
         self.troubled = False  # does not go on; the ranks are finding out why
+        self.timeout: float | None = None  # seconds without progress after which it has stalled, if not the group's
+        self._actions: list[Callable[[], None]] = []
         self._body = body
         self._waits_for: Pending | None = None
 
@@ -84,6 +86,19 @@ class Operation:
         if self.error is not None:
             raise type(self.error)(*self.error.args)
         return self.result
+
+    def when_finished(self, action: Callable[[], None]) -> None:
+        """Call `action` when the outcome is set, just before anybody sees it: on any thread, under the engine's lock. It must not raise."""
+        with self.group.engine.locked():
+            if self.finished:
+                action()
+            else:
+                self._actions.append(action)
+
+    @property
+    def title(self) -> str:
+        """What errors call it. Numbers below 0 mean nothing to another rank."""
+        return str(self.signature) if self.number < 0 else f"operation {self.number}, {self.signature}"
 
     @property
     def pressing(self) -> bool:
@@ -114,7 +129,10 @@ class Operation:
         if not self.finished:
             if error is not None:
                 self._body.close()  # cancels what it had still to receive: nobody writes into the user's array any more
-            self.result, self.error, self.finished = result, error, True
+            self.result, self.error = result, error
+            for action in self._actions:
+                action()
+            self.finished = True
             self.group.forget(self)
 
 

@@ -140,6 +140,11 @@ class Engine:
         if self._operations and not self._waiters:
             self._work.ring()
 
+    @property
+    def threaded(self) -> bool:
+        """Whether communication goes on while nobody waits."""
+        return self._thread is not None
+
     def busy(self) -> bool:
         """Whether any operation is under way."""
         return bool(self._operations)

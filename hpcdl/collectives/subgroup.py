@@ -19,8 +19,10 @@ from .task import Task
 __all__ = ["subgroup"]
 
 
-def subgroup(group: Group, members: tuple[int, ...], label: str) -> Group:
+def subgroup(group: Group, members: tuple[int, ...], label: str, messages_only: bool = False) -> Group:
     """A group of `members` (ranks of `group`), with communicators of its own. Called by the members only, by all of them.
+
+    messages_only: it has neither shared memory nor the MPI library's own calls.
 
     Members first agree through the progress loop that they are all here, so that the blocking calls into MPI which follow cannot hang.
     """
@@ -40,5 +42,7 @@ def subgroup(group: Group, members: tuple[int, ...], label: str) -> Group:
     operation.wait()
     with group.engine.locked():
         transport = group.transport.group(members, 2 * identity)
+        if messages_only:
+            transport = Subset(transport, tuple(range(len(members))))
         lane = group.lane.group(members, 2 * identity + 1)
         return Group(group.engine, transport, lane, label, group.timeout, group.costs)

@@ -8,7 +8,7 @@ from typing import Protocol
 from ..arrays import Array
 from ..transport.base import Pending
 
-__all__ = ["Chunks", "Piece", "Transfer"]
+__all__ = ["Chunks", "Piece", "Transfer", "Whole"]
 
 Piece = tuple[int, int]  # elements [begin, end)
 
@@ -36,6 +36,18 @@ class Chunks(Protocol):
 
     def use(self, piece: Piece, wire: Array, reduce: bool) -> None:
         """Add a received wire to what is there, or replace it."""
+        ...
+
+
+class Whole(Chunks, Protocol):
+    """The same for all chunks of a schedule."""
+
+    def expect(self, lo: int, hi: int) -> None:
+        """Chunks [lo, hi) will come scaled."""
+        ...
+
+    def release(self) -> None:
+        """Give scratch memory back, once nothing is under way."""
         ...
 
 

@@ -65,7 +65,8 @@ def _who_waits(states: Mapping[int, State], size: int) -> str:
         elif state.left:
             continue
         elif state.waiting:
-            waiting[f"in operation {state.waiting[0].number}, {state.waiting[0].text}"].append(rank)
+            first = state.waiting[0]
+            waiting[f"in {first.text}" if first.number < 0 else f"in operation {first.number}, {first.text}"].append(rank)
         else:
             waiting[f"in no operation, at {state.where or 'an unknown place'}"].append(rank)
     return "; ".join(f"{ranks_text(ranks)} {text}" for text, ranks in waiting.items()) or "nobody waits"

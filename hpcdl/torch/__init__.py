@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from .backend.barrier import monitored_barrier
+from .backend.hooks import comm_hook
+from .backend.registration import init_process_group, register
 from .ddp import DistributedDataParallel, Report
 from .functions import (
     allgather,
@@ -44,10 +47,15 @@ __all__ = [
     "broadcast",
     "broadcast_",
     "broadcast_object",
+    "comm_hook",
     "convert_sync_batchnorm",
     "default_world",
     "init",
+    "init_process_group",
     "loader",
+    "monitored_barrier",
     "optimizer",
     "reduce_scatter",
 ]
+
+register()

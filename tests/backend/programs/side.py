@@ -1,0 +1,63 @@
+"""What the programs here share: each case runs over this backend and over gloo, in the same processes, and tells how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+import hpcdl.torch as ht
+
+warnings.filterwarnings("ignore")
+
+
+class Sides:
+    """Both backends. `ours` and `gloo` are process groups of all ranks."""
+
+    def __init__(self) -> None:
+        ht.init_process_group()
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.ours, self.gloo = dist.group.WORLD, dist.new_group(backend="gloo")
+
+    def same(self, body: Callable[[Any], Any], exact: bool = True, **tolerance: float) -> Any:
+        """`body(group)` over both; results must be equal. Ours."""
+        torch.manual_seed(self.rank)
+        mine = body(self.ours)
+        torch.manual_seed(self.rank)
+        theirs = body(self.gloo)
+        settings = {"rtol": 0, "atol": 0} if exact else (tolerance or {"rtol": 1e-5, "atol": 1e-6})
+        torch.testing.assert_close(mine, theirs, equal_nan=True, **settings)
+        return mine
+
+    def new(self, ranks: list[int]) -> tuple[Any, Any]:
+        """A sub-group of either kind."""
+        return dist.new_group(ranks), dist.new_group(ranks, backend="gloo")
+
+
+def say(**told: Any) -> None:
+    """One line that the test reads, at once, since ranks share the pipe."""
+    os.write(1, f"\n@{json.dumps(told)}\n".encode())
+
+
+def run(cases: dict[str, Any]) -> None:
+    """Run every function of `cases` whose name begins with ``case_`` (or those named on the command line)."""
+    sides = Sides()
+    wanted = sys.argv[1:]
+    for name, case in list(cases.items()):
+        if not name.startswith("case_") or (wanted and name.removeprefix("case_") not in wanted):
+            continue
+        try:
+            case(sides)
+        except BaseException as error:
+            say(case=name.removeprefix("case_"), rank=sides.rank, error=f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
+            raise
+        say(case=name.removeprefix("case_"), rank=sides.rank, error="")
+        dist.barrier()
+    dist.destroy_process_group()
