@@ -49,7 +49,7 @@ def run(argv, folder):
 @pytest.fixture
 def folder(tmp_path, require):
     require("mpi")
-    assert write_files("README.md", tmp_path) == ["train.py", "tour.py"]
+    assert write_files("README.md", tmp_path) == ["digits_torch.py", "distributed.py", "train.py", "tour.py"]
     return tmp_path
 
 
