@@ -3,21 +3,20 @@
 A job plays one of two roles. `together`: MPI.Allreduce, torch gloo and hpcdl, which coexist in one process: they do nothing while they are
 not called. `horovod`: Horovod alone, because its thread wakes in every cycle, called or not, and its cycle time is fixed at its start.
 
-Each rank connects to the driver's socket, says who it is, and sleeps in a read until it is told what to time.
+How a rank is started and told what to time: job.py.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
-from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from job import serve
 from numpy.typing import NDArray
 
 import hpcdl
@@ -132,29 +131,14 @@ def timed(side: Together | Horovod, nbytes: int, repeat: int) -> dict[str, list[
     return {name: [row[i] / times for row in rows[1:]] for i, name in enumerate(found)}
 
 
-def idle(seconds: float) -> float:
-    """Share of a core that this process burns while nobody calls anything."""
-    before = time.process_time()
-    time.sleep(seconds)
-    return (time.process_time() - before) / seconds
-
-
-def serve(driver: Connection, side: Together | Horovod) -> None:
-    """Do what the driver says until it says no more."""
-    while (words := driver.recv()) is not None:
-        what, *rest = words
-        driver.send(idle(*rest) if what == "idle" else timed(side, *rest))
-    side.end()
-
-
 def main() -> None:
-    """`peers.py SOCKET ROLE`."""
-    path, role = Path(sys.argv[1]), sys.argv[2]
+    """`peers.py ROLE SOCKET`."""
+    role, path = sys.argv[1], Path(sys.argv[2])
     side = Together(path.parent) if role == "together" else Horovod(path.parent)
     library = str(recognise(side.mpi.Get_library_version()))
-    with Client(str(path), "AF_UNIX") as driver:
-        driver.send((side.comm.rank, os.getpid(), versions(library, ["torch", "horovod"]), side.missing))
-        serve(driver, side)
+    hello = {"rank": side.comm.rank, "versions": versions(library, ["torch", "horovod"]), "missing": side.missing}
+    serve(str(path), hello, {"time": lambda nbytes, repeat: timed(side, nbytes, repeat)})
+    side.end()
 
 
 if __name__ == "__main__":

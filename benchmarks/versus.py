@@ -25,152 +25,91 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import signal
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import bench
+from job import Job, here
 
 SIZES = [1 << 10, 1 << 16, 1 << 20, 1 << 22, 1 << 24, 1 << 26]
 LARGE = 1 << 20  # the geometric mean is over the sizes from here on
 MOST, LEAST = 60, 2  # repetitions in a round
 ENOUGH = 5  # rounds that are made however long they take
 PROGRAM = Path(__file__).with_name("peers.py")
-START = 120  # seconds that a job may take to come up
 OWN = ("bucket", "own")
 
 Times = dict[str, list[list[float]]]  # action -> round -> seconds of each repetition
 
 
-class Job:
-    """Ranks of one environment and one role; stopped unless it is their turn."""
+class Part(NamedTuple):
+    """A job and the role that it plays. `label`: what its times are called; "": each has its own name."""
 
-    def __init__(self, python: str, ranks: int, role: str, folder: Path, cycle: str | None = None) -> None:
-        self.python, self.role, self.cycle, self.ranks = python, role, cycle, ranks
-        self.name = "" if role == "together" else f"Horovod, {f'cycle {cycle} ms' if cycle else 'default'}"
-        path = folder / "socket"
-        self._log = folder / "output"
-        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(PROGRAM.parents[1]), os.environ.get("PYTHONPATH")]))}
-        environ.pop("HOROVOD_CYCLE_TIME", None)
-        if cycle:
-            environ["HOROVOD_CYCLE_TIME"] = cycle
-        with socket.socket(socket.AF_UNIX) as door, self._log.open("wb") as log:
-            door.bind(str(path))
-            door.listen(ranks)
-            door.settimeout(0.5)
-            command = [python, "-m", "hpcdl.cli", "run", "-n", str(ranks), str(PROGRAM), str(path), role]
-            self._process = subprocess.Popen(command, env=environ, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-            self._lines: list[Connection] = []
-            self._pids: list[int] = []
-            hellos = [self._accept(door, time.monotonic() + START) for _ in range(ranks)]
-        order = sorted(range(ranks), key=lambda i: hellos[i][0])
-        self._lines = [self._lines[i] for i in order]
-        self._pids = [hello[1] for hello in hellos]
-        _, _, self.versions, self.missing = hellos[order[0]]
-        self.idle = statistics.fmean(self.ask("idle", 0.5))
-        self._signal(signal.SIGSTOP)
-
-    def ask(self, *words: Any) -> list[Any]:
-        """What every rank answers, in rank order."""
-        for driver in self._lines:
-            driver.send(words)
-        try:
-            return [driver.recv() for driver in self._lines]
-        except EOFError:
-            raise SystemExit(self._died()) from None
+    job: Job
+    label: str
 
     def time(self, nbytes: int, repeat: int) -> dict[str, list[float]]:
         """Seconds of the slowest rank, by action, for each repetition."""
-        self._signal(signal.SIGCONT)
-        answers = self.ask("time", nbytes, repeat)
-        self._signal(signal.SIGSTOP)
+        with self.job.awake():
+            answers = self.job.ask("time", nbytes, repeat)
         names = answers[0]
-        return {self.name or name: [max(ranks) for ranks in zip(*(answer[name] for answer in answers), strict=True)] for name in names}
-
-    def close(self) -> None:
-        """End it, in good order if it can."""
-        self._signal(signal.SIGCONT)
-        try:
-            for driver in self._lines:
-                driver.send(None)
-            self._process.wait(20)
-        except (OSError, subprocess.TimeoutExpired):
-            self._process.terminate()
-            self._process.wait(20)
-
-    def _accept(self, door: socket.socket, deadline: float) -> tuple[int, int, dict[str, str], dict[str, str]]:
-        while True:
-            try:
-                self._lines.append(Connection(door.accept()[0].detach()))
-                hello: tuple[int, int, dict[str, str], dict[str, str]] = self._lines[-1].recv()
-                return hello
-            except TimeoutError:
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    self._process.terminate()
-                    raise SystemExit(self._died()) from None
-
-    def _died(self) -> str:
-        text = self._log.read_text(encoding="utf-8", errors="replace")[-3000:]
-        return f"versus.py: error: the job of {self.python} ({self.name or 'hpcdl, MPI, gloo'}, {self.ranks} ranks) failed:\n{text}"
-
-    def _signal(self, number: int) -> None:
-        for pid in self._pids:
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                pass
+        return {self.label or name: [max(ranks) for ranks in zip(*(answer[name] for answer in answers), strict=True)] for name in names}
 
 
 @contextmanager
-def started(python: str, ranks: int, cycles: Sequence[str]) -> Iterator[list[Job]]:
+def started(python: str, ranks: int, cycles: Sequence[str]) -> Iterator[list[Part]]:
     """The jobs of one environment: the first has hpcdl, MPI and gloo, the others Horovod where it is installed."""
     folder = Path(tempfile.mkdtemp(prefix="hpcdl-versus-"))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
 
-        def start(role: str, number: int, cycle: str | None = None) -> Job:
+        def start(role: str, number: int, cycle: str | None = None) -> Part:
             place = folder / str(number)
             place.mkdir()
-            job = Job(python, ranks, role, place, cycle)
+            environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(PROGRAM.parents[1]), os.environ.get("PYTHONPATH")]))}
+            environ.pop("HOROVOD_CYCLE_TIME", None)
+            if cycle:
+                environ["HOROVOD_CYCLE_TIME"] = cycle
+            label = "" if role == "together" else f"Horovod, {f'cycle {cycle} ms' if cycle else 'default'}"
+            what = f"{python} ({label or 'hpcdl, MPI, gloo'}, {ranks} ranks)"
+            job = Job(here(python, ranks, environ), [str(PROGRAM), role], ranks, place, what)
             stack.callback(job.close)
-            return job
+            return Part(job, label)
 
-        jobs = [start("together", 0)]
-        if "Horovod" not in jobs[0].missing:
-            jobs += [start("horovod", 1 + i, cycle) for i, cycle in enumerate((None, *cycles))]
-        yield jobs
+        parts = [start("together", 0)]
+        if "Horovod" not in parts[0].job.hello["missing"]:
+            parts += [start("horovod", 1 + i, cycle) for i, cycle in enumerate((None, *cycles))]
+        yield parts
 
 
-def measure(groups: list[list[Job]], sizes: Sequence[int], rounds: int, seconds: float) -> list[dict[int, Times]]:
+def measure(groups: list[list[Part]], sizes: Sequence[int], rounds: int, seconds: float) -> list[dict[int, Times]]:
     """Times by environment and size. All jobs take turns within each size and round; each round begins with another job."""
-    jobs = [job for group in groups for job in group]
-    found: dict[Job, dict[int, Times]] = {job: {nbytes: {} for nbytes in sizes} for job in jobs}
-    share = seconds / rounds / len(sizes) / len(jobs)
-    repeat = {(job, nbytes): _repetitions(job, nbytes, share) for nbytes in sizes for job in jobs}
+    parts = [part for group in groups for part in group]
+    found: dict[Part, dict[int, Times]] = {part: {nbytes: {} for nbytes in sizes} for part in parts}
+    share = seconds / rounds / len(sizes) / len(parts)
+    repeat = {(part, nbytes): _repetitions(part, nbytes, share) for nbytes in sizes for part in parts}
     begin = time.monotonic()
     for number in range(rounds):
         if number >= ENOUGH and time.monotonic() - begin > seconds:
             break  # a busy machine
         for nbytes in sizes:
-            for turn in range(len(jobs)):
-                job = jobs[(number + turn) % len(jobs)]
-                for name, times in job.time(nbytes, repeat[job, nbytes]).items():
-                    found[job][nbytes].setdefault(name, []).append(times)
-    return [{nbytes: {name: times for job in group for name, times in found[job][nbytes].items()} for nbytes in sizes} for group in groups]
+            for turn in range(len(parts)):
+                part = parts[(number + turn) % len(parts)]
+                for name, times in part.time(nbytes, repeat[part, nbytes]).items():
+                    found[part][nbytes].setdefault(name, []).append(times)
+    return [
+        {nbytes: {name: times for part in group for name, times in found[part][nbytes].items()} for nbytes in sizes} for group in groups
+    ]
 
 
-def _repetitions(job: Job, nbytes: int, share: float) -> int:
+def _repetitions(part: Part, nbytes: int, share: float) -> int:
     begin = time.perf_counter()
-    job.time(nbytes, 2)
+    part.time(nbytes, 2)
     return max(LEAST, min(MOST, int(share / ((time.perf_counter() - begin) / 3)) - 1))
 
 
@@ -279,11 +218,11 @@ def run(args: Any, ranks: int) -> None:
         groups = [stack.enter_context(started(python, ranks, args.cycle_time)) for python in args.python]
         found = measure(groups, args.sizes, args.rounds, args.seconds / len(args.ranks))
     for group, times in zip(groups, found, strict=True):
-        first = group[0]
-        versions = {**first.versions, **(group[-1].versions if len(group) > 1 else {})}
+        versions = {**group[0].job.hello["versions"], **group[-1].job.hello["versions"]}
+        missing = group[0].job.hello["missing"]
         facts = {"ranks": ranks, "rounds": len(times[args.sizes[0]]["copy"]), **compare(times)}
-        idle = {job.name or "hpcdl, MPI and gloo in one process": _short(job.idle) for job in group}
-        record = {**bench.line("versus", results(times), **facts, idle=idle, missing=first.missing), "versions": versions}
+        idle = {label or "hpcdl, MPI and gloo in one process": _short(job.idle) for job, label in group}
+        record = {**bench.line("versus", results(times), **facts, idle=idle, missing=missing), "versions": versions}
         show(record)
         bench.append(args.json, record)
 
