@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import targets
+import train_tables
 from bench import size_name
 
 RESULTS = Path(__file__).parent / "results"
@@ -44,7 +45,7 @@ def newest(path: Path) -> list[Record]:
         try:
             record = json.loads(text)
             library = record["versions"].get("mpi", "").rpartition(" ")[0]
-            shape = [record.get(fact, 0) for fact in ("ranks", "nodes", "hosts", "codec")]
+            shape = [record.get(fact, 0) for fact in ("ranks", "nodes", "hosts", "codec", "network")]
             key = repr((library, shape, record["host"]["cpu"], record["host"]["cores"]))
         except (ValueError, KeyError, AttributeError) as error:
             raise Wrong(f"{path}, line {number}: not a line of results ({error!r})") from error
@@ -55,7 +56,7 @@ def newest(path: Path) -> list[Record]:
 def _caption(record: Record, text: str) -> str:
     """What was measured, with what, where and when."""
     versions, host, program = record["versions"], record["host"], record["benchmark"]
-    libraries = ", ".join(f"{name} {versions[name]}" for name in ("numpy", "mpi4py", "numkong") if name in versions)
+    libraries = ", ".join(f"{name} {versions[name]}" for name in ("numpy", "mpi4py", "numkong", "torch", "horovod") if name in versions)
     lead = f"**{versions['mpi']}**: " if "mpi" in versions else ""
     where = f"{host['cpu']}, {host['cores']} cores (shared; load {host['load']} before)"
     command = f"hpcdl bench {program}" if program in _VERBS else f"benchmarks/{program}.py"
@@ -128,6 +129,16 @@ def convergence(record: Record) -> str:
     return f"{_caption(record, text)}\n\n{_markdown(head, ([codec, *cells] for codec, cells in rows.items()))}"
 
 
+def train_torch(results: Path) -> str:
+    """PyTorch training steps: a table for each MPI library and number of ranks or hosts."""
+    tables = []
+    for record in train_tables.grouped(newest(results / "train_torch.jsonl")):
+        head, rows = train_tables.cells(record)
+        text = f"{train_tables.name_of(record)}, ms per training step (slowest rank, median), and how many times that of DDP over gloo."
+        tables.append(f"{_caption(record, text)}\n\n{_markdown(head, rows)}")
+    return "\n\n".join(tables)
+
+
 def all_targets(results: Path) -> str:
     """What is to be reached and what was measured. Targets whose results are not there say so."""
     files = {name: results / f"{name}.jsonl" for name in targets.FILES}
@@ -152,14 +163,14 @@ TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
     "convergence": ("convergence", convergence),
 }
 
-_TARGETS = "targets"  # made from several files
-_KNOWN = ", ".join([*TABLES, _TARGETS])
+WHOLE: dict[str, Callable[[Path], str]] = {"train-torch": train_torch, "targets": all_targets}  # made from several lines, or files
+_KNOWN = ", ".join([*TABLES, *WHOLE])
 
 
 def render(name: str, results: Path = RESULTS) -> str:
     """The table of that name as Markdown. Raises Wrong."""
-    if name == _TARGETS:
-        return all_targets(results)
+    if name in WHOLE:
+        return WHOLE[name](results)
     if name not in TABLES:
         raise Wrong(f"unknown table {name!r}; known: {_KNOWN}")
     file, layout = TABLES[name]
@@ -208,7 +219,7 @@ def main() -> int:
             sys.stderr.writelines(difflib.unified_diff(now.splitlines(True), wanted.splitlines(True), str(path), "the results", n=0))
             print(f"{path}: differs from the results; cure: python benchmarks/table.py --write {path}", file=sys.stderr)
         if args.names or not (args.write or args.check):
-            print("\n\n".join(render(name, args.results) for name in args.names or [*TABLES, _TARGETS]))
+            print("\n\n".join(render(name, args.results) for name in args.names or [*TABLES, *WHOLE]))
     except Wrong as error:
         print(f"table.py: error: {error}", file=sys.stderr)
         return 2

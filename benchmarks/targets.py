@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import train_tables
+
 __all__ = ["FILES", "ROWS", "Found", "Row", "rows"]
 
 Record = dict[str, Any]
 Lines = Mapping[str, Sequence[Record]]  # benchmark -> the newest line of each configuration
-FILES = ("versus", "hosts", "overlap")
+FILES = ("versus", "hosts", "overlap", "train_torch")
 _MIB = 1 << 20
 _RATE = 200e6 / 8  # bytes per second
 
@@ -129,6 +131,11 @@ def _memory(record: Record) -> Iterator[Found]:
         yield Found(f"{_label(record)}, {record['codec']}: {text}", account.get("wires", 0) <= 2 * record["bucket_bytes"])
 
 
+def _steps(read: Callable[[Record], train_tables.Told]) -> Callable[[Record], Iterator[Found]]:
+    """A reader of PyTorch training steps."""
+    return lambda record: (Found(text, met) for text, met in read(record))
+
+
 ROWS = (
     Row(
         "1, 4, 16, 64 MiB float32 in bucket storage, one node",
@@ -161,11 +168,45 @@ ROWS = (
         "overlap",
         _memory,
     ),
+    Row(
+        "PyTorch, a training step on one node: door 1 (`hpcdl.torch.DDP`) beside the fastest of torch's DDP over hpcdl, over gloo, Horovod",
+        "at least as fast in each network",
+        "train_torch",
+        _steps(train_tables.beside_rivals({"door 1": ""}, 1.0, between_hosts=False)),
+    ),
+    Row(
+        "the same beside DDP over gloo, where communication is more than half of its step",
+        "1.5 times faster",
+        "train_torch",
+        _steps(train_tables.beside_gloo("door 1", 1.5, dominated=True)),
+    ),
+    Row(
+        "torch's DDP over hpcdl beside gloo, one node", "no slower", "train_torch", _steps(train_tables.beside_gloo("DDP over hpcdl", 1.0))
+    ),
+    Row(
+        "PyTorch, a training step on 4 hosts at 200 Mbit/s: door 1 beside the fastest with the same wire format",
+        "within 5 %",
+        "train_torch",
+        _steps(train_tables.beside_rivals({"door 1": "", "door 1, fp16": "fp16"}, 0.95, between_hosts=True)),
+    ),
+    Row(
+        "the same with int8 beside the fastest that sends float32, where communication is more than half of the step",
+        "1.5 times faster",
+        "train_torch",
+        _steps(train_tables.beside_rivals({"door 1, int8": ""}, 1.5, between_hosts=True, dominated=True)),
+    ),
+    Row(
+        "PyTorch, memory: what a rank grows by at most (in a later step); 16 MiB of parameters, which count",
+        "reported",
+        "train_torch",
+        _steps(train_tables.memory),
+    ),
 )
 
 
 def rows(lines: Lines) -> Iterator[tuple[str, str, str, str]]:
     """Each target as cells: what, target, measured, met or not. Without a line of results it says "not measured"."""
+    lines = {**lines, "train_torch": train_tables.grouped(lines.get("train_torch", ()))}
     for row in ROWS:
         found = [each for record in lines.get(row.benchmark, ()) for each in row.read(record)]
         judged = [each.met for each in found if each.met is not None]

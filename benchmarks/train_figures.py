@@ -9,7 +9,7 @@ from typing import Any
 import bench
 from versus import quartiles
 
-__all__ = ["PEER", "Times", "compare", "show"]
+__all__ = ["PEER", "Times", "compare", "show", "spread"]
 
 ALONE, PEER = "no communication", "DDP over gloo"
 
@@ -63,8 +63,8 @@ def show(record: dict[str, Any]) -> None:
     bench.show(title, ["", "median (min–max)", f"/ {PEER}", "communication", "CPU", "/ rival", "which is"], rows)
     batch = f"{record['batch']} samples a rank, {record['parameters']:,} parameters, buckets of {bench.size_name(record['bucket_bytes'])}"
     print(f"{batch}; {record['steps']} steps in a row, {record['rounds']} rounds; ratios: median (quartiles)")
-    for name, nbytes in record["memory"].items():
-        print(f"memory, {name}: {nbytes / (1 << 20):.1f} MiB")
+    for name, grown in record["memory"].items():
+        print(f"memory, {name}: {grown['most'] / (1 << 20):.1f} MiB at most, {grown['later'] / (1 << 20):.1f} MiB in a later step")
 
 
 def spread(found: dict[str, Any]) -> str:

@@ -23,7 +23,8 @@ hosts, those with the same wire format, and for int8 those that send float32. Th
 That all do the same work is checked: the first gradient's norm is the same in all ways within what their wire format loses, and after the
 first steps the parameters are bitwise equal on all ranks.
 
-Memory is measured with the wide network, in a job of its own for each way: how much the process grows at most, parameters included.
+Memory is measured with the wide network, in a job of its own for each way: how much a process grows at most, parameters included, and at
+most in a later step, when all is arranged.
 """
 
 from __future__ import annotations
@@ -79,13 +80,13 @@ class Site:
         self._started = 0
 
     @contextmanager
-    def job(self, role: str, cycle: str | None = None) -> Iterator[Job]:
-        """A job of that role."""
+    def job(self, role: str, **settings: str) -> Iterator[Job]:
+        """A job of that role; settings: variables of its environment."""
         self._started += 1
         folder = self.folder / str(self._started)
         folder.mkdir()
         what = f"{sys.executable} ({role}, {self.ranks} ranks)"
-        job = Job(self._start({"HOROVOD_CYCLE_TIME": cycle} if cycle else {}), [str(PROGRAM), role], self.ranks, folder, what)
+        job = Job(self._start(settings), [str(PROGRAM), role], self.ranks, folder, what)
         try:
             if self.lab is not None and job.hello["nodes"] != self.ranks:
                 raise LabError(f"the ranks are on {job.hello['nodes']} hosts; wanted {self.ranks}")
@@ -115,9 +116,10 @@ def started(site: Site) -> Iterator[list[Part]]:
     with ExitStack() as stack:
         parts = [Part(stack.enter_context(site.job("together")), "hpcdl and DDP in one process")]
         if "Horovod" not in parts[0].job.hello["missing"]:
-            for cycle in (None, *site.args.cycle_time):
-                suffix = f", cycle {cycle} ms" if cycle else ""
-                parts.append(Part(stack.enter_context(site.job("horovod", cycle)), f"Horovod{suffix}", suffix))
+            parts.append(Part(stack.enter_context(site.job("horovod")), "Horovod"))
+            for cycle in site.args.cycle_time:
+                suffix = f", cycle {cycle} ms"
+                parts.append(Part(stack.enter_context(site.job("horovod", HOROVOD_CYCLE_TIME=cycle)), f"Horovod{suffix}", suffix))
         yield parts
 
 
@@ -164,16 +166,21 @@ def measure(parts: list[Part], rounds: int, seconds: float) -> tuple[int, Times,
     return steps, times, cpu
 
 
-def memory(site: Site, parts: list[Part]) -> dict[str, int]:
-    """Bytes by which a process grows in each way, mean of the ranks; empty where the system does not tell."""
+def memory(site: Site, parts: list[Part]) -> dict[str, dict[str, int]]:
+    """Bytes by which a process grows in each way, `most` and in a `later` step, mean of the ranks; empty where the system does not tell.
+
+    Why glibc is told a threshold: it raises it by itself and then keeps what the program has given back.
+    """
     found = {}
     for part, role in [(parts[0], "together"), *((part, "horovod") for part in parts[1:2])]:
         for name in part.job.hello["ways"]:
-            with site.job(role) as job, job.awake():
+            with site.job(role, MALLOC_MMAP_THRESHOLD_=str(1 << 17)) as job, job.awake():
                 grown = job.ask("memory", name, HEAVY, site.args.bucket)
             if None in grown:
                 return {}
-            found[name] = round(statistics.fmean(grown))
+            found[name] = {
+                key: round(statistics.fmean(values)) for key, values in zip(("most", "later"), zip(*grown, strict=True), strict=True)
+            }
     return found
 
 

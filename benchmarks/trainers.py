@@ -236,26 +236,28 @@ class Timer:
         self.trainers.clear()
         gc.collect()
 
-    def memory(self, name: str, network: str, bucket: int) -> int | None:
-        """Bytes by which training in this way lets this process grow at most, parameters included; for a process that has done nothing yet.
+    def memory(self, name: str, network: str, bucket: int) -> tuple[int, int] | None:
+        """Bytes by which training in this way lets this process grow, parameters included: at most, and at most in a later step.
 
-        Shared memory counts in parts: a page that four processes use, a fourth. A small network is trained before: what is loaded or
-        opened once does not count. None where the system does not tell.
+        For a process that has done nothing yet. Shared memory counts in parts: a page that four processes use, a fourth. What is loaded or
+        opened once does not count: a small network is trained in this way before, and the network itself without communication. None
+        where the system does not tell.
         """
         way = self.side.ways[name]
         small = Trainer(self.side, NETWORKS["digits"], way, bucket)
-        for _ in range(WARM):
-            small.step()
-        gc.collect()
-        before = _peak(self.side.settle)
-        trainer: Trainer | None = None
-        peaks = []
-        for number in range(WARM + 2):
-            trainer = trainer or Trainer(self.side, NETWORKS[network], way, bucket)
-            if number:
+        for trainer in (small, Trainer(self.side, NETWORKS[network], Way("alone", "none", _alone), bucket)):
+            for _ in range(WARM):
                 trainer.step()
-            peaks.append(_peak(self.side.settle))
-        return None if before is None else max(peaks) - before
+        del trainer
+        gc.collect()
+        _peak(self.side.settle)
+        before = _peak(self.side.settle)  # nothing has happened since: what is held now
+        grown = Trainer(self.side, NETWORKS[network], way, bucket)
+        peaks: list[int] = []
+        for _ in range(WARM + 2):
+            grown.step()
+            peaks.append(_peak(self.side.settle) or 0)
+        return None if before is None else (max(peaks) - before, peaks[-1] - before)
 
 
 def _peak(settle: Callable[[], None]) -> int | None:
