@@ -174,6 +174,8 @@ def memory(site: Site, parts: list[Part]) -> dict[str, dict[str, int]]:
     found = {}
     for part, role in [(parts[0], "together"), *((part, "horovod") for part in parts[1:2])]:
         for name in part.job.hello["ways"]:
+            if site.args.memory is not None and name not in site.args.memory:
+                continue
             with site.job(role, MALLOC_MMAP_THRESHOLD_=str(1 << 17)) as job, job.awake():
                 grown = job.ask("memory", name, HEAVY, site.args.bucket)
             if None in grown:
@@ -193,7 +195,7 @@ def run(args: argparse.Namespace, ranks: int, lab: Lab | None) -> None:
         with started(site) as parts:
             hello, last = parts[0].job.hello, parts[-1].job.hello
             idle = {part.name: float(f"{part.job.idle:.3g}") for part in parts}
-            grown = memory(site, parts) if args.memory and HEAVY in args.networks else {}
+            grown = memory(site, parts) if HEAVY in args.networks else {}
             for name in args.networks:
                 ways = prepare(parts, name, args.bucket)
                 steps, times, cpu = measure(parts, args.rounds, args.seconds)
@@ -233,7 +235,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=bench.count, default=60, help="at most (default: 60)")
     text = f"time for the rounds of a network; {ENOUGH} are made in any case (default: 30)"
     parser.add_argument("--seconds", type=bench.count, default=30, help=text)
-    parser.add_argument("--no-memory", dest="memory", action="store_false", help="do not measure memory, which takes a job for each way")
+    text = "ways whose memory is measured, in a job for each (default: all; none if none is named)"
+    parser.add_argument("--memory", nargs="*", metavar="WAY", help=text)
     args = parser.parse_args()
     if args.python:
         rest = [sys.argv[0], *interpreters.parse_known_args()[1]]
