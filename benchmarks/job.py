@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +19,7 @@ from typing import IO, Any
 __all__ = ["Job", "here", "idle", "serve"]
 
 START = 120  # seconds that a job may take to come up
+WATCH = 'cat; kill -CONT "$@" 2> /dev/null'  # whatever ends the driver, stopped ranks must learn of it
 _CREDENTIALS = struct.Struct("3i")  # process, user, group, as SO_PEERCRED gives them
 
 Start = Callable[[list[str], IO[bytes]], "subprocess.Popen[Any]"]
@@ -45,6 +46,7 @@ class Job:
         order = sorted(range(ranks), key=lambda i: hellos[i]["rank"])
         self._lines = [self._lines[i] for i in order]
         self.hello: Mapping[str, Any] = hellos[order[0]]
+        self._watch = subprocess.Popen(["sh", "-c", WATCH, "sh", *map(str, self._pids)], stdin=subprocess.PIPE, start_new_session=True)
         self.idle = statistics.fmean(self.ask("idle", 0.5))
         self._signal(signal.SIGSTOP)
 
@@ -74,6 +76,7 @@ class Job:
         except (OSError, subprocess.TimeoutExpired):
             self._process.terminate()
             self._process.wait(20)
+        self._watch.communicate()
 
     def _accept(self, door: socket.socket, deadline: float) -> dict[str, Any]:
         while True:
@@ -118,8 +121,8 @@ def here(python: str, ranks: int, environ: Mapping[str, str]) -> Start:
 
 
 def serve(path: str, hello: Mapping[str, Any], actions: Mapping[str, Callable[..., Any]]) -> None:
-    """On a rank: say who it is, then do what the driver says until it says no more. Sleeps in a read in between."""
-    with Client(path, "AF_UNIX") as driver:
+    """On a rank: say who it is, then do what the driver says until it says no more, or is gone. Sleeps in a read in between."""
+    with Client(path, "AF_UNIX") as driver, suppress(EOFError, ConnectionError):
         driver.send({**hello, "pid": os.getpid()})
         while (words := driver.recv()) is not None:
             what, *rest = words
