@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch._C._distributed_c10d import ProcessGroup as _ProcessGroup
 
 from ...collectives.group import Group
 from ...collectives.messages import Messages
+from ...collectives.subgroup import subgroup
 from .mail import Mail
 from .moves import Moves
 from .reductions import Reductions
@@ -28,12 +30,19 @@ class ProcessGroup(Reductions, Moves, Mail, _ProcessGroup):
     Why ProcessGroup and not Backend: torch 2.13 can only subclass that one. All that works is in the parts, which need neither.
     """
 
-    def __init__(self, group: Group, mail: Group) -> None:
+    def __init__(self, group: Group, mail: Group, store: Any = None) -> None:
         super().__init__(group.transport.rank, group.transport.size)
         self._group, self._mail, self._messages = group, mail, Messages(mail)
         self._rank, self._size = group.transport.rank, group.transport.size
-        self._name, self._desc = "", "undefined"
+        self._name, self._desc, self._store = "", "undefined", store
         self._pending: list[Work] | None = None
+
+    @classmethod
+    def within(cls, parent: Group, ranks: Sequence[int], name: str, store: Any = None) -> ProcessGroup:
+        """The process group of `ranks` of `parent`. Called by those only."""
+        label = f"process group {name!r} of ranks {[parent.transport.ranks[rank] for rank in ranks]}"
+        group = subgroup(parent, tuple(ranks), label)
+        return cls(group, subgroup(parent, tuple(ranks), label, messages_only=True), store)
 
     def __repr__(self) -> str:
         return f"<hpcdl process group {self._name!r}, rank {self._rank} of {self._size}>"
@@ -88,12 +97,36 @@ class ProcessGroup(Reductions, Moves, Mail, _ProcessGroup):
     def _get_backend(self, device: Any) -> ProcessGroup:
         return self
 
-    @property
-    def supports_splitting(self) -> bool:
-        """Asked by torch: sub-groups are made by `new_group`."""
-        return False
+    supports_splitting, supports_coalescing, supports_time_estimate = True, False, False
 
-    supports_coalescing = supports_time_estimate = supports_splitting
+    def splitGroup(  # noqa: N802
+        self,
+        ranks: Sequence[int],
+        timeout: Any = None,
+        opts: Any = None,
+        group_name: Any = None,
+        group_desc: Any = None,
+        devices: Any = None,
+    ) -> ProcessGroup | None:
+        """The group of `ranks` (of this one); None on ranks that are not among them. Collective over `ranks`."""
+        if self._rank not in ranks:
+            return None
+        made = ProcessGroup.within(self._group, ranks, str(group_name), self._store)
+        made.setGroupName(str(group_name))
+        made.setGroupDesc(str(group_desc or "undefined"))
+        made.set_timeout(timeout or timedelta(seconds=self._group.timeout))
+        return made
+
+    split_group = splitGroup
+
+    def eager_connect_single_device(self, device: Any = None) -> None:
+        """Called by torch where ranks are bound to devices: connections are there already."""
+
+    perform_nocolor_split = eager_connect_single_device
+
+    def get_group_store(self) -> Any:
+        """The store that torch has given it."""
+        return self._store
 
     @property
     def options(self) -> Any:

@@ -12,8 +12,6 @@ import numpy as np
 import torch.distributed as dist
 from torch.distributed.constants import default_pg_timeout
 
-from ...collectives.group import Group
-from ...collectives.subgroup import subgroup
 from ...errors import InvalidArgument, LaunchError
 from ...launch.env import place
 from ...start import adopt, init, running
@@ -40,7 +38,7 @@ def init_process_group(timeout: float | timedelta | None = None, **options: Any)
         if not timeout > 0:
             raise InvalidArgument(f"timeout must be more than 0 seconds, got {timeout}")
         timeout = timedelta(seconds=timeout)
-    if running() is None and place() is None and all(name in os.environ for name in _RENDEZVOUS):  # as torchrun leaves them
+    if all(name in os.environ for name in _RENDEZVOUS) and _without_mpi(int(os.environ["WORLD_SIZE"])):
         dist.init_process_group(NAME, timeout=timeout, **options)
         return
     world = init()
@@ -68,12 +66,11 @@ def _create(options: Any, backend_options: Any = None) -> ProcessGroup:
     parent = dist.distributed_c10d._get_default_group() if dist.is_initialized() else None
     if not ranks:
         members = _order(world, int(options.group_rank), int(options.group_size))
-        made = [world.new_group("torch.distributed", members, messages_only=only) for only in (False, True)]
-    elif isinstance(parent, ProcessGroup):
-        made = [_within(parent._group, ranks, str(options.group_id), only) for only in (False, True)]
+        collectives = world.new_group("torch.distributed", members)
+        group = ProcessGroup(collectives, world.new_group("torch.distributed's messages", members, messages_only=True), options.store)
     else:
-        made = [_within(world._group, ranks, str(options.group_id), only) for only in (False, True)]
-    group = ProcessGroup(*made)
+        within = parent._group if isinstance(parent, ProcessGroup) else world._group
+        group = ProcessGroup.within(within, ranks, str(options.group_id), options.store)
     if options.timeout != default_pg_timeout:  # else nobody has chosen it, and HPCDL_TIMEOUT holds
         group.set_timeout(options.timeout)
     return group
@@ -81,7 +78,7 @@ def _create(options: Any, backend_options: Any = None) -> ProcessGroup:
 
 def _world(options: Any) -> World:
     """The default world; made over TCP where torch tells of ranks that no MPI launcher has started."""
-    if running() is None and place() is None and options.group_size > 1:
+    if _without_mpi(int(options.group_size)):
 
         def exchange(text: str) -> list[str]:
             options.store.set(f"hpcdl/{options.group_rank}", text)
@@ -91,8 +88,11 @@ def _world(options: Any) -> World:
     return init()
 
 
-def _within(parent: Group, ranks: list[int], name: str, messages_only: bool) -> Group:
-    return subgroup(parent, tuple(ranks), f"process group {name!r} of ranks {ranks}", messages_only)
+def _without_mpi(size: int) -> bool:
+    """Whether `size` ranks are about to begin that no MPI launcher has started: torchrun's, also where MPI's launcher has started that."""
+    found = place()
+    others = found is None or (found.size != size and "TORCHELASTIC_RUN_ID" in os.environ)
+    return size > 1 and others and running() is None
 
 
 def _order(world: World, rank: int, size: int) -> list[int]:
