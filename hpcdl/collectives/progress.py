@@ -131,14 +131,18 @@ class Engine:
         if wake and operation.pressing and not self._waiters:
             self._work.ring()
 
+    def wake(self) -> None:
+        """See that what is under way goes on: somebody is about to wait for it who does not drive the loop."""
+        if self._operations and not self._waiters:
+            self._work.ring()
+
     def __enter__(self) -> None:
         """Within: this thread is about to wait, so the background thread need not be woken for what it starts."""
         self._waiters += 1
 
     def __exit__(self, *error: object) -> None:
         self._waiters -= 1
-        if self._operations and not self._waiters:
-            self._work.ring()
+        self.wake()
 
     @property
     def threaded(self) -> bool:

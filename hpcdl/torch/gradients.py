@@ -11,6 +11,7 @@ import torch
 
 from ..errors import InvalidArgument
 from ..reduction.compressors import by_name
+from ..reduction.elementwise import Elementwise
 from ..reduction.reducer import Reducer
 from ..world import World
 from . import samples, sparse
@@ -167,8 +168,9 @@ class Gradients:
         options = {name: value for name, value in self._options.items() if name != "overlap"}
         parameters = [self._dense[i] for i in order[::-1]]  # a reducer expects the last one first
         named = [(name, _real(p.detach())) for name, p in parameters]
-        if by_name(options["codec"]).exact and not any(p.is_cuda for _, p in parameters):
-            flags = torch.empty(length(len(self._dense), len(self._sparse)))
+        compressor = by_name(options["codec"])
+        if isinstance(compressor, Elementwise) and not any(p.is_cuda for _, p in parameters):
+            flags = torch.empty(length(len(self._dense), len(self._sparse), compressor.exact))
             named.insert(0, ("which parameters were used", flags))
         ahead = len(named) - len(parameters)
         self._indices = [int(n) + ahead for n in np.argsort(order[::-1])]

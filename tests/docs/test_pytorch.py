@@ -21,7 +21,9 @@ def test_the_digits_are_the_job():
 
 
 @pytest.mark.outer
-@pytest.mark.parametrize("name, wanted", [("digits_torch.py", r"4 ranks: 9\d\.\d+% of \d+ test images right"), ("distributed.py", "4 ranks")])
+@pytest.mark.parametrize(
+    "name, wanted", [("digits_torch.py", r"4 ranks: 9\d\.\d+% of \d+ test images right"), ("distributed.py", "4 ranks")]
+)
 def test_programs(folder, require, name, wanted):  # noqa: F811
     require("sklearn")
     said = run([sys.executable, "-m", "hpcdl.cli", "run", "-n", "4", name], folder)

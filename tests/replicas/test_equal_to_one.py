@@ -283,3 +283,17 @@ def test_grad_scaler_skips_the_same_step_on_all_ranks(ranks, n):
         return found
 
     assert ranks(n, body) in (None, [[(1024.0, False), (512.0, True), (512.0, False)]] * n)
+
+
+@pytest.mark.parametrize("codec", compressors.names())
+def test_unused_parameters_are_known_with_every_codec(ranks, codec):
+    def body(world):
+        model = ht.DDP(settled(TwoBranches()), codec, world=world)
+        for step in range(3):
+            model.zero_grad()
+            samples.announce(world, 1000.0 if world.rank else 1.0, 1000.0 * (world.size - 1) + 1)
+            squared(model, one_sided(step, world.rank)).backward()
+            assert model.never.weight.grad is None
+            assert (model.left.weight.grad is None) == (step == 1) and model.right.weight.grad is not None
+
+    ranks(3, body)

@@ -51,6 +51,7 @@ def register() -> None:
     """Make the backend known to torch.distributed, once; and let ``env://`` find MPI's ranks where the variables say nothing."""
     if NAME.upper() in dist.Backend._plugins:
         return
+    os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "0")  # torch 2.15's recorder of calls cannot follow a process group written in Python
     dist.Backend.register_backend(NAME, _create, extended_api=True, devices=["cpu", "cuda"])
     module = import_module("torch.distributed.rendezvous")  # its name in torch.distributed is a function's
     module.register_rendezvous_handler(NAME, _rendezvous)

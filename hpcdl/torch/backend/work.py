@@ -98,6 +98,8 @@ class Work(_Work):
             ended = self._open == 0
         if new and ended:
             self._tell(future)
+        elif not ended:
+            self._operations[0].group.engine.wake()  # who waits for a future drives no loop
         return future
 
     def _wait_out(self) -> None:
