@@ -9,7 +9,7 @@ from pathlib import Path
 
 import hpcdl
 
-from .environment import for_children
+from .environment import for_children, time_limit
 
 PROGRAMS = Path(__file__).parents[2] / "benchmarks"
 CHECKOUT = str(Path(hpcdl.__file__).parents[1])
@@ -19,7 +19,7 @@ def run(*words: object, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run this command line; the finished process. PATH_FIRST: a folder in which Python looks before all others."""
     path = os.pathsep.join(filter(None, [environ.pop("PATH_FIRST", ""), CHECKOUT, os.environ.get("PYTHONPATH")]))
     settings = {**for_children(), "PYTHONPATH": path, "COLUMNS": "200", **environ}
-    return subprocess.run([*map(str, words)], check=False, capture_output=True, text=True, timeout=110, env=settings)
+    return subprocess.run([*map(str, words)], check=False, capture_output=True, text=True, timeout=time_limit() - 10, env=settings)
 
 
 def python(*words: object) -> subprocess.CompletedProcess[str]:
