@@ -1,0 +1,233 @@
+"""jobs/gpt.py: the loss curve of one process on every mesh, checkpoints that change the mesh, and errors before anything starts."""
+
+import json
+import math
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from harness.parts import framework
+from harness.programs import CHECKOUT, run
+
+framework("torch")
+pytestmark = pytest.mark.outer
+
+GPT = Path(CHECKOUT) / "jobs" / "gpt.py"
+RUNS = Path(__file__).with_name("runs.py")
+STEPS = 20
+# So small and so quick to learn that 20 steps take the loss well below that of byte frequencies: what is wrong in a step shows.
+TINY = [
+    *("--layers", "4", "--heads", "4", "--width", "32", "--context", "32", "--batch", "16", "--steps", str(STEPS), "--log-every", "5"),
+    *("--lr", "0.01", "--warmup", "5", "--clip", "0.5", "--eval-batches", "2", "--sample", "0", "--seed", "3"),
+]
+BOUND = 1e-5  # relative, on each loss: what the README of jobs states
+MESHES = {
+    "sharded": {
+        "dp4": "",
+        "dp4, accumulated": "--accumulate 2",
+        "tp4": "--tp 4",
+        "dp2 tp2": "--tp 2",
+        "fsdp4": "--fsdp",
+        "fsdp2 tp2": "--fsdp --tp 2 --accumulate 2",
+    },
+    "pipelines": {
+        "dp2 pp2, gpipe": "--dp 2 --pp 2 --schedule gpipe",
+        "dp2 pp2, interleaved": "--pp 2 --schedule interleaved",
+        "tp2 pp2": "--dp 1 --tp 2 --pp 2",
+        "pp4": "--pp 4",
+        "fsdp2 pp2": "--fsdp --pp 2",
+        "fsdp2 pp2, interleaved": "--fsdp --pp 2 --schedule interleaved --accumulate 2",
+    },
+    "rounded": {
+        "int8": "--codec int8",
+        "int8, dp2 tp2": "--codec int8 --tp 2",
+        "int8, dp2 pp2": "--codec int8 --pp 2",
+        "bf16, tp2 pp2": "--bf16 --tp 2 --pp 2",
+        "bf16, fsdp": "--bf16 --fsdp",
+    },
+}
+
+
+def text(folder):
+    """A folder of text in which much can be learned in a few steps."""
+    lines = [f"the {noun} {verb} {i % 7} times;\n" for i in range(500) for noun in ("cat", "dog") for verb in ("jumps", "sleeps")]
+    (folder / "first.txt").write_text("".join(lines[:1000]))
+    (folder / "inner").mkdir()
+    (folder / "inner" / "second.txt").write_text("".join(lines[1000:]))
+    (folder / "image.bin").write_bytes(b"no text\0" * 1000)
+    return folder
+
+
+def start(folder, ranks, commands):
+    """Run the script on so many ranks with each command line; the results, and what was printed."""
+    (folder / "commands.json").write_text(json.dumps([[*TINY, "--text", str(folder / "text"), *command] for command in commands]))
+    (folder / "results.json").unlink(missing_ok=True)
+    launch = [sys.executable, "-m", "hpcdl.cli", "run", "-n", ranks, RUNS, GPT, folder / "commands.json", folder / "results.json"]
+    done = run(*launch)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads((folder / "results.json").read_text()), done
+
+
+class Runs:
+    """Starts each group of meshes once, when the first test asks for one of it."""
+
+    def __init__(self, folder):
+        self.folder, self.found = folder, {}
+        text_folder = folder / "text"
+        text_folder.mkdir()
+        text(text_folder)
+        [self.one], _ = start(folder, 1, [[]])
+
+    def __call__(self, group, name):
+        if group not in self.found:
+            results, _ = start(self.folder, 4, [words.split() for words in MESHES[group].values()])
+            self.found[group] = dict(zip(MESHES[group], results, strict=True))
+        return self.found[group][name]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """`runs(group, name)`: what the run on that mesh found; `runs.one`: one process."""
+    return Runs(tmp_path_factory.mktemp("gpt"))
+
+
+@pytest.fixture(scope="module")
+def script():
+    """The names in jobs/gpt.py."""
+    return runpy.run_path(str(GPT), run_name="gpt")
+
+
+def difference(found, expected):
+    """The largest relative difference of two loss curves and of the held-out losses."""
+    pairs = [*zip(found["losses"], expected["losses"], strict=True), (found["held_out_loss"], expected["held_out_loss"])]
+    return max(abs(a - b) / b for a, b in pairs)
+
+
+def test_one_process_learns(runs, require):
+    require("mpi")
+    one = runs.one
+    assert len(one["losses"]) == STEPS and one["losses"][0] == pytest.approx(math.log(256), rel=0.02)
+    assert one["held_out_loss"] < 0.95 * one["entropy"] and one["tokens_per_second"] > 0
+    assert min(one["split"].values()) >= 0 and sum(one["split"].values()) > 0
+
+
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group in ("sharded", "pipelines") for name in MESHES[group]])
+def test_mesh_equals_one_process(runs, require, group, name):
+    require("mpi")
+    assert difference(runs(group, name), runs.one) < BOUND
+
+
+@pytest.mark.parametrize("name", MESHES["rounded"])
+def test_rounding_changes_little(runs, require, name):
+    require("mpi")
+    assert 1e-7 < difference(runs("rounded", name), runs.one) < 0.03
+
+
+CHANGES = {  # of the mesh, at step 10
+    "--fsdp --tp 2": "--pp 2 --schedule interleaved",
+    "--pp 4": "--tp 4",
+    "--tp 2 --pp 2": "--fsdp --pp 2",
+}
+
+
+def test_resume_on_another_mesh(runs, require, tmp_path):
+    require("mpi")
+    text((tmp_path / "text").mkdir() or tmp_path / "text")
+    commands = []
+    for i, (before, after) in enumerate(CHANGES.items()):
+        here = ["--checkpoint", str(tmp_path / f"run{i}"), "--save-every", "10"]
+        commands += [[*before.split(), *here], [*after.split(), *here, "--resume"]]
+    first, second = commands[::2], commands[1::2]
+    start(tmp_path, 4, first)
+    for i in range(len(CHANGES)):
+        run_folder = tmp_path / f"run{i}"
+        assert sorted(path.name for path in run_folder.iterdir()) == ["step-000010", "step-000020"]
+        (run_folder / "step-000020").rename(run_folder / "partial-000020")  # as if that save had been interrupted
+    results, done = start(tmp_path, 4, second)
+    assert done.stdout.count("going on after step 10") == len(CHANGES)
+    expected = {**runs.one, "losses": runs.one["losses"][10:]}
+    for found in results:
+        assert difference(found, expected) < BOUND
+        assert len(found["losses"]) == STEPS - 10
+
+
+def test_checkpoints_of_another_run_are_refused_and_old_ones_go(require, tmp_path):
+    require("mpi")
+    text((tmp_path / "text").mkdir() or tmp_path / "text")
+    here = ["--checkpoint", str(tmp_path / "run"), "--steps", "8", "--save-every", "2"]
+    again = [*here, "--resume"]
+    results, done = start(tmp_path, 2, [here, again, [*again, "--width", "16"], [*again, "--lr", "0.005", "--steps", "9"]])
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["step-000008", "step-000009"]
+    assert results[1]["losses"] == [] and results[1]["held_out_loss"] == pytest.approx(results[0]["held_out_loss"], rel=1e-6)
+    assert results[2] == {"exit": 2} and "is of another run: width 32 (now 16)" in done.stderr
+    assert len(results[3]["losses"]) == 1 and "going on after step 8; changed since: steps 8 (now 9), lr 0.01 (now 0.005)" in done.stdout
+
+
+def test_as_a_user_starts_it(require, tmp_path):
+    require("mpi")
+    text((tmp_path / "text").mkdir() or tmp_path / "text")
+    words = [
+        "--text",
+        tmp_path / "text",
+        "--steps",
+        "30",
+        "--sample",
+        "40",
+        "--prompt",
+        "the ",
+        "--json",
+        tmp_path / "x.jsonl",
+        "--pp",
+        "2",
+    ]
+    done = run(sys.executable, "-m", "hpcdl.cli", "run", "-n", 2, GPT, *TINY, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [line] = (tmp_path / "x.jsonl").read_text().splitlines()
+    found = json.loads(line)
+    assert found["held_out_loss"] < 0.7 * found["entropy"] and found["parameters"] > 10_000
+    assert len(found["sample"].encode()) >= 44 and found["sample"].startswith("the ") and found["sample"] in done.stdout
+    for row in ("held-out loss", "tokens per second", "waiting for messages"):
+        assert done.stdout.count(row) == 1, "one table, from rank 0 alone"
+    assert "\x1b[" not in done.stdout
+
+
+def test_refused_before_anything_starts(require):
+    require("mpi")
+    done = run(sys.executable, "-m", "hpcdl.cli", "run", "-n", 2, GPT, "--tp", "2", "--heads", "1")
+    assert done.returncode == 2
+    assert done.stderr.count("gpt.py: --tp 2 does not divide --heads 1; valid: 1") == 1, done.stderr
+    assert "Traceback" not in done.stderr and "held out" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("size", "words", "says"),
+    [
+        (4, "--tp 3", "--tp 3 x --pp 1 does not divide the 4 ranks; start a multiple of 3"),
+        (4, "--dp 2", "--dp 2 x --tp 1 x --pp 1 needs 2 ranks, there are 4; leave --dp out or give --dp 4"),
+        (6, "--tp 3", "--tp 3 does not divide --heads 4; valid: 1, 2, 4"),
+        (1, "--heads 3", "--heads 3 does not divide --width 128 / 2; valid: 1, 2, 4, 8, 16, 32, 64"),
+        (3, "--pp 3", "--pp 3 does not divide --layers 4; valid: 1, 2, 4"),
+        (4, "--pp 4 --schedule interleaved", "--pp 4 does not divide --layers 4 / 2; valid: 1, 2"),
+        (4, "--schedule gpipe", "give --pp as well"),
+        (5, "", "--dp 5 does not divide --batch 32; valid: 1, 2, 4, 8, 16, 32"),
+        (4, "--accumulate 3", "--accumulate 3 does not divide --batch 32 / --dp 4; valid: 1, 2, 4, 8"),
+        (4, "--pp 4 --accumulate 2", "--accumulate 2 is not a multiple of --pp 4"),
+        (4, "--fsdp --codec int8", "leave one of them out"),
+        (4, "--codec int7", "unknown codec 'int7'; known: bf16,"),
+        (4, "--resume", "--checkpoint DIR"),
+    ],
+)
+def test_what_cannot_be_run_says_why(script, size, words, says):
+    with pytest.raises(script["Refused"]) as caught:
+        script["settle"](script["parse"](words.split()), size)
+    assert says in str(caught.value)
+
+
+def test_text_is_a_sample_of_the_folder_and_the_same_each_time(script, tmp_path):
+    read = script["read"]
+    whole = read(text(tmp_path), 10**9)
+    assert len(whole) == sum(path.stat().st_size for path in tmp_path.rglob("*.txt")) and b"no text" not in whole
+    assert read(tmp_path, 1000) == whole[:1000] and read(tmp_path / "first.txt", 50) == (tmp_path / "first.txt").read_bytes()[:50]
+    library = read(None, 300_000)
+    assert len(library) == 300_000 and b"import " in library
