@@ -23,10 +23,11 @@ def broadcast(world: World, tensors: Iterable[torch.Tensor], root: int = 0) -> N
 def start_broadcast(world: World, tensors: Iterable[torch.Tensor], root: int = 0) -> Callable[[], None]:
     """The same without waiting; call the result to wait."""
     found = list(tensors)
+    if not found:
+        return lambda: None
     dtypes = sorted({x.dtype: None for x in found}, key=lambda dtype: -dtype.itemsize)  # the widest first: all lie aligned
     by_dtype = {dtype: [x for x in found if x.dtype == dtype] for dtype in dtypes}
-    flats = [torch.cat([_bytes(x) for x in same]) for same in by_dtype.values()]
-    flat = torch.cat(flats) if flats else torch.empty(0, dtype=torch.uint8)
+    flat = torch.cat([_bytes(x) for same in by_dtype.values() for x in same])
     operation = world.broadcast_async(as_array(flat), root) if len(flat) else None
 
     def finish() -> None:

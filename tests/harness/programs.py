@@ -11,7 +11,8 @@ import hpcdl
 
 from .environment import for_children, time_limit
 
-PROGRAMS = Path(__file__).parents[2] / "benchmarks"
+_ROOT = Path(__file__).parents[2]
+PROGRAMS, JOBS = _ROOT / "benchmarks", _ROOT / "jobs"
 CHECKOUT = str(Path(hpcdl.__file__).parents[1])
 
 

@@ -2,16 +2,15 @@
 
 import re
 import sys
-from pathlib import Path
 
 import pytest
 from harness.parts import framework
-from harness.programs import CHECKOUT, run
+from harness.programs import JOBS, run
 
 framework("torch")
 pytestmark = pytest.mark.outer
 
-DIGITS = Path(CHECKOUT) / "jobs" / "digits_torch.py"
+DIGITS = JOBS / "digits_torch.py"
 
 
 @pytest.mark.parametrize("n", [1, 4])

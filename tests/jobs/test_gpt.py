@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from harness.parts import framework
-from harness.programs import CHECKOUT, run
+from harness.programs import JOBS, run
 
 framework("torch")
 pytestmark = pytest.mark.outer
 
-GPT = Path(CHECKOUT) / "jobs" / "gpt.py"
+GPT = JOBS / "gpt.py"
 RUNS = Path(__file__).with_name("runs.py")
 STEPS = 20
 # So small and so quick to learn that 20 steps take the loss well below that of byte frequencies: what is wrong in a step shows.
