@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import re
 import shutil
@@ -512,6 +513,8 @@ class Trainer:
 
     def whole_model(self) -> GPT | None:
         """On rank 0 the model with all weights, gathered from all ranks; None on the others."""
+        # For --fsdp with --tp it warns that gathering takes two steps: once at the end, it may.
+        logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
         mine = {}
         for part in self.parts:
             x = part.spread(part.data.detach())
