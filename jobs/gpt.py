@@ -697,7 +697,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     """Run with this command line; the results. Exits with code 2, on every rank, if it cannot be run."""
     args = parse(argv)
     if not dist.is_initialized():
-        ht.init()  # threads: this rank's share of the cores
         ht.init_process_group()
     try:
         return train(args)

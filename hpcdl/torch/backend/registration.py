@@ -14,9 +14,10 @@ from torch.distributed.constants import default_pg_timeout
 
 from ...errors import InvalidArgument, LaunchError
 from ...launch.env import place
-from ...start import adopt, init, running
+from ...start import adopt, running
 from ...transport.sockets import connect
 from ...world import World
+from ..start import init
 from .group import ProcessGroup
 from .store import make_store
 
@@ -31,8 +32,8 @@ def init_process_group(timeout: float | timedelta | None = None, **options: Any)
 
     timeout: seconds (or a timedelta) without progress after which an operation raises Stalled on every rank; default HPCDL_TIMEOUT, or
     600. options: whatever else `torch.distributed.init_process_group` takes. Sets RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE where
-    they are not set, as torchrun does: programs read them. Started by torchrun, without MPI, ranks talk over TCP. Raises what `hpcdl.init`
-    does.
+    they are not set, as torchrun does: programs read them; chooses device and threads as `hpcdl.torch.init` does, and raises what that does.
+    Started by torchrun, without MPI, ranks talk over TCP.
     """
     if timeout is not None and not isinstance(timeout, timedelta):
         if not timeout > 0:
