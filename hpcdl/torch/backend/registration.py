@@ -32,8 +32,8 @@ def init_process_group(timeout: float | timedelta | None = None, **options: Any)
 
     timeout: seconds (or a timedelta) without progress after which an operation raises Stalled on every rank; default HPCDL_TIMEOUT, or
     600. options: whatever else `torch.distributed.init_process_group` takes. Sets RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE where
-    they are not set, as torchrun does: programs read them; chooses device and threads as `hpcdl.torch.init` does, and raises what that does.
-    Started by torchrun, without MPI, ranks talk over TCP.
+    they are not set, as torchrun does: programs read them. Chooses device and threads as `hpcdl.torch.init` does, and raises what that
+    does. Started by torchrun, without MPI, ranks talk over TCP.
     """
     if timeout is not None and not isinstance(timeout, timedelta):
         if not timeout > 0:
@@ -87,7 +87,7 @@ def _world(options: Any) -> World:
             return [options.store.get(f"hpcdl/{rank}").decode() for rank in range(options.group_size)]
 
         return adopt(connect(int(options.group_rank), int(options.group_size), exchange))
-    return init()
+    return running() or init()  # sub-groups are made by their members only
 
 
 def _without_mpi(size: int) -> bool:
