@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -45,18 +45,27 @@ class Passes:
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
+        self._names: dict[int, str] = {}
         self._handles: list[Any] = []
-        self._names: list[str] = []
         self._forward: bool | None = None  # whether the last forward that had no pass yet is to be reduced; None: there is none
         self._open: bool | None = None  # the same for the pass under way
         self._touched = False  # whether it has reached a parameter
 
-    def follow(self, parameters: Sequence[tuple[str, torch.nn.Parameter]]) -> None:
-        """From now on tell of the gradients of these parameters, by their place in the sequence, and of no others."""
+    def follow(self, parameters: Mapping[int, tuple[str, torch.nn.Parameter]]) -> None:
+        """From now on tell of the gradients of these parameters too, by these numbers.
+
+        Why those of before are not forgotten: a graph may be there that was recorded when they were trained.
+        """
+        for i, (name, p) in parameters.items():
+            if i not in self._names:
+                self._names[i] = name
+                self._handles.append(p.register_post_accumulate_grad_hook(partial(self._reach, i)))
+
+    def forget(self) -> None:
+        """Tell of nothing any more."""
         for handle in self._handles:
             handle.remove()
-        self._names = [name for name, _ in parameters]
-        self._handles = [p.register_post_accumulate_grad_hook(partial(self._reach, i)) for i, (_, p) in enumerate(parameters)]
+        self._names, self._handles = {}, []
 
     def watch(self, outputs: Any, reduce: bool) -> None:
         """A forward has given `outputs`. Not called where autograd records nothing."""

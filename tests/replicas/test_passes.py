@@ -271,3 +271,75 @@ def test_copies_are_counted(ranks):
         assert model.report.passes == 3 and model.report.seconds_waiting > 0
 
     ranks(2, body)
+
+
+def test_two_that_are_frozen_in_turn(ranks):
+    """A discriminator that is frozen while the generator learns: its buckets stay, whoever is frozen when the other's backward runs."""
+
+    def losses(generator, judge, batch, freeze):
+        x, _ = batch
+        judged = judge(x).square().mean()  # recorded while it is trained; its backward comes later
+        freeze(False)
+        fooled = (judge(generator(x)) - 1).square().mean()
+        fooled.backward()
+        freeze(True)
+        judged.backward()
+
+    def body(world):
+        build = {"generator": lambda: settled(nn.Linear(6, 6), 1), "judge": lambda: settled(nn.Linear(6, 1), 2)}
+        models = {name: ht.DDP(make(), "int8", error_feedback=True, world=world) for name, make in build.items()}
+        optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in models.values()]
+        reducers = set()
+        for step in range(6):
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            losses(models["generator"], models["judge"], rows(step, world.rank), models["judge"].requires_grad_)
+            for optimizer in optimizers:
+                optimizer.step()
+            reducers.add(id(models["judge"]._gradients.reducer))
+            for model in models.values():
+                model.check_replicas()
+        assert len(reducers) == 1
+
+    ranks(3, body)
+
+
+def test_sets_of_trained_parameters_come_and_go(ranks):
+    """Buckets of two sets are kept; what error feedback holds moves along."""
+
+    def body(world):
+        model = ht.DDP(net(), "int8", error_feedback=True, world=world, collective="ring")
+        layers = [model.module[0], model.module[2], model.module[4]]
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        for step in range(9):
+            for number, layer in enumerate(layers):
+                layer.requires_grad_(number != step % 3)
+            train(model, optimizer, [rows(step, world.rank)])
+            assert [layer.weight.grad is None for layer in layers] == [number == step % 3 for number in range(3)]
+            model.check_replicas()
+        assert len(model._gradients._sets) == 2
+
+    ranks(2, body)
+
+
+def test_frozen_between_forward_and_backward(ranks):
+    def body(world):
+        model = ht.DDP(net(), world=world)
+        loss = squared(model, rows(0, world.rank))
+        model.module[4].bias.requires_grad_(False)
+        with pytest.raises(InvalidArgument, match=r"'4\.bias' was frozen between forward and backward"):
+            loss.backward()
+
+    ranks(2, body)
+
+
+def test_the_bare_module_trains_alone_once_the_wrapper_is_closed(ranks):
+    def body(world):
+        model = ht.DDP(net(), world=world)
+        train(model, sgd(model.parameters()), [rows(0, world.rank)])
+        model.close()
+        sent = world.bytes_sent
+        train(model.module, sgd(model.module.parameters()), [rows(0, world.rank)])
+        assert world.bytes_sent == sent
+
+    ranks(2, body)
