@@ -108,7 +108,9 @@ def allocate(comm: Any, node: int, nbytes: int) -> Window | None:
     """See `Transport.window`. `node` is the number of this rank's node."""
     neighbours = comm.Split(node, comm.Get_rank())
     size = neighbours.Get_size()
-    if not comm.allreduce(nbytes > 0 and _room() > size * nbytes + _SPARE, MPI.LAND):
+    enough = np.array([nbytes > 0 and _room() > size * nbytes + _SPARE], np.int32)
+    comm.Allreduce(MPI.IN_PLACE, enough, MPI.LAND)  # not mpi4py's allreduce of objects, which takes a communicator more for good
+    if not enough[0]:
         neighbours.Free()
         return None
     info = MPI.Info.Create()

@@ -21,7 +21,7 @@ def full(n: int, value: int) -> np.ndarray:
 def test_all_gather(ranks, n, lengths) -> None:
     def body(world) -> None:
         parts = [full(length, 255) for length in lengths[:n]]
-        into.all_gather_into(world.new_group("test"), full(lengths[world.rank], world.rank), parts).wait()
+        into.all_gather_into(world._group, full(lengths[world.rank], world.rank), parts).wait()
         assert all((part == rank).all() for rank, part in enumerate(parts))
 
     ranks(n, body)
@@ -31,7 +31,7 @@ def test_all_gather(ranks, n, lengths) -> None:
 @pytest.mark.parametrize("length", [0, 5, 70_000])
 def test_gather_and_scatter(ranks, n, length) -> None:
     def body(world) -> None:
-        group = world.new_group("test")
+        group = world._group
         for root in range(n):
             parts = [full(length, 255) for _ in range(n)] if world.rank == root else None
             into.gather_into(group, full(length, world.rank), parts, root).wait()
@@ -46,7 +46,7 @@ def test_gather_and_scatter(ranks, n, length) -> None:
 @pytest.mark.parametrize("n", SIZES)
 def test_all_to_all(ranks, n) -> None:
     def body(world) -> None:
-        group = world.new_group("test")
+        group = world._group
         outs = [full(1000 * rank + world.rank, 255) for rank in range(n)]
         into.all_to_all_into(group, [full(1000 * world.rank + rank, 10 * world.rank + rank) for rank in range(n)], outs).wait()
         assert all((out == 10 * rank + world.rank).all() for rank, out in enumerate(outs))
@@ -61,7 +61,7 @@ def test_all_to_all(ranks, n) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
 def test_reductions(ranks, n, op, dtype) -> None:
     def body(world) -> None:
-        group, right = world.new_group("test"), VALUES[op](n)
+        group, right = world._group, VALUES[op](n)
         for length in (0, 1, 7, 40_000):
             for root in range(n):
                 x = np.full(length, world.rank + 1, dtype)
@@ -84,7 +84,7 @@ def test_disagreements(ranks) -> None:
             lambda group: into.gather_into(group, full(4, 0), [full(4, 0)] * 3 if world.rank == odd else None, int(odd)),
             lambda group: reduce_into.reduce_to(group, np.ones(3 if odd else 4), 0, "sum"),
         ):
-            group = world.new_group("test")
+            group = world.new_group("broken")
             with pytest.raises((Mismatch, InvalidArgument)):
                 call(group).wait()
                 into.all_gather_into(group, full(1, 0), [full(1, 0)] * 3).wait()
@@ -95,7 +95,7 @@ def test_disagreements(ranks) -> None:
 
 def test_arguments(ranks) -> None:
     def body(world) -> None:
-        group = world.new_group("test")
+        group = world._group
         for call, told in (
             (lambda: into.all_gather_into(group, full(4, 0), [full(4, 0)]), "one part for each of the 2 ranks"),
             (lambda: into.all_gather_into(group, full(4, 0), [full(5, 0)] * 2), "gives 4 bytes, and has room for 5"),
