@@ -89,7 +89,7 @@ class DistributedDataParallel(torch.nn.Module):
             "overlap": overlap,
         }
         self._settle_in(module, world, options, check_every, broadcast_buffers)
-        _check_devices(world, module)
+        _check_tensors(world, module)
         compare(world, [_line(name, x) for name, x in _everything(module)], "models")
         self.broadcast_parameters()
 
@@ -97,7 +97,7 @@ class DistributedDataParallel(torch.nn.Module):
         self.module = module
         self.world = world
         self._options, self._check_every, self._broadcast_buffers = options, check_every, broadcast_buffers
-        self._reduces, self._passes = True, 0
+        self._passes = 0
         self._same_samples = SameSamples(world)
         self._gradients = Gradients(world, module.named_parameters(), _sparse(module), options, self._at_end)
         self._gradients.refresh()
@@ -111,17 +111,18 @@ class DistributedDataParallel(torch.nn.Module):
             self._same_samples.note(args, kwargs)
         outputs = self.module(*args, **kwargs)
         if follows:
-            self._gradients.passes.watch(outputs, self._reduces)
+            self._gradients.passes.watch(outputs)
         return outputs
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
         """Within: forward and backward only add to this rank's gradients; the next backward outside reduces the whole sum."""
-        before, self._reduces = self._reduces, False
+        passes = self._gradients.passes
+        before, passes.reduce = passes.reduce, False
         try:
             yield
         finally:
-            self._reduces = before
+            passes.reduce = before
 
     def broadcast_parameters(self, root: int = 0) -> None:
         """Overwrite parameters and buffers with rank `root`'s. Called by all ranks."""
@@ -190,8 +191,13 @@ def _sparse(module: torch.nn.Module) -> frozenset[str]:
     return frozenset(name for name, p in module.named_parameters() if id(p) in weights)
 
 
-def _check_devices(world: World, module: torch.nn.Module) -> None:
-    """Raise InvalidArgument where the model is on several devices, or on the GPU of another rank."""
+def _check_tensors(world: World, module: torch.nn.Module) -> None:
+    """Raise InvalidArgument where the model is on several devices, on the GPU of another rank, or its tensors cannot be overwritten."""
+    for name, x in _everything(module):
+        if torch.nn.parameter.is_lazy(x):
+            raise InvalidArgument(f"{name!r} has no shape yet; run a batch through the model before it is distributed")
+        if any(size > 1 and stride == 0 for size, stride in zip(x.shape, x.stride(), strict=True)):
+            raise InvalidArgument(f"{name!r} is expanded, several elements in one place, and cannot be overwritten; cure: a clone() of it")
     devices = sorted({str(x.device) for _, x in _everything(module)})
     here = f"rank {world.rank} of {world.size}"
     if len(devices) > 1:

@@ -38,13 +38,14 @@ class Listener(Protocol):
 class Passes:
     """Follows the backward passes through one module.
 
-    A forward tells whether the gradients of its backward are to be reduced or stay local (`watch`). A pass belongs to the forward whose
-    output it comes through; where that cannot be seen (an output inside an object of the user's, a loss made of gradients), to the last
-    forward. Local and reduced forwards in one pass: reduced.
+    A forward tells whether the gradients of its backward are to be reduced or stay local (`reduce`, `watch`). A pass belongs to the
+    forward whose output it comes through; where that cannot be seen (an output inside an object of the user's, a loss made of gradients),
+    to the last forward. Local and reduced forwards in one pass: reduced.
     """
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
+        self.reduce = True  # whether the next forward's gradients are to be reduced
         self._names: dict[int, str] = {}
         self._handles: list[Any] = []
         self._forward: bool | None = None  # whether the last forward that had no pass yet is to be reduced; None: there is none
@@ -67,14 +68,14 @@ class Passes:
             handle.remove()
         self._names, self._handles = {}, []
 
-    def watch(self, outputs: Any, reduce: bool) -> None:
+    def watch(self, outputs: Any) -> None:
         """A forward has given `outputs`. Not called where autograd records nothing."""
         if self._open is not None and torch._C._current_graph_task_id() == -1:
             self._recover()
-        self._forward = reduce
+        self._forward = self.reduce
         for tensor in tensors_in(outputs):
-            if tensor.requires_grad:
-                tensor.register_hook(partial(self._enter, reduce))
+            if tensor.grad_fn is not None:  # a parameter that is returned as it is would keep the hook
+                tensor.register_hook(partial(self._enter, self.reduce))
 
     def _enter(self, reduce: bool, gradient: torch.Tensor) -> None:
         """The pass has come to an output of the module."""
@@ -87,12 +88,12 @@ class Passes:
     def _reach(self, i: int, parameter: torch.Tensor) -> None:
         del parameter
         if self._open is None:
-            if self._forward is None:
+            if self._forward is None and self.reduce:
                 raise InvalidArgument(
                     f"a backward pass reached parameter {self._names[i]!r}, but no forward of the distributed model led there; call the "
                     "wrapper, model(x), and not model.module(x); for gradients of this rank alone, do that within model.no_sync()"
                 )
-            self._begin(self._forward)
+            self._begin(bool(self._forward))
         if self._open:
             if not self._touched:
                 self._listener.begin()

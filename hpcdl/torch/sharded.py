@@ -96,8 +96,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
             self._world.broadcast(data, rank)
             if self._world.rank == to:
                 whole.update(torch.load(io.BytesIO(data.tobytes()), weights_only=True))
-        groups = [{**group, "params": [numbers[p] for p in group["params"]]} for group in self.param_groups]
-        self._whole = {"state": dict(sorted(whole.items())), "param_groups": groups} if self._world.rank == to else {}
+        self._whole = {"state": dict(sorted(whole.items()))} if self._world.rank == to else {}
 
     def state_dict(self) -> dict[str, Any]:
         """The whole state, on the rank that it was consolidated to; as the optimizer itself would give it."""
@@ -108,7 +107,9 @@ class ShardedOptimizer(torch.optim.Optimizer):
             raise InvalidArgument(
                 f"{here}: the state was consolidated to another rank; ask that one, or consolidate(to={self._world.rank})"
             )
-        return self._whole
+        numbers = {p: i for i, p in enumerate(self._parameters())}
+        groups = [{**group, "params": [numbers[p] for p in group["params"]]} for group in self.param_groups]
+        return {**self._whole, "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take from a whole state what belongs to this rank. Called on all ranks with the same."""

@@ -39,7 +39,7 @@ def start_broadcast(world: World, tensors: Iterable[torch.Tensor], root: int = 0
             for x in same:
                 end = begin + x.numel() * x.element_size()
                 if world.rank != root:
-                    x.detach().copy_(flat[begin:end].view(x.dtype).view(x.shape))
+                    x.data.copy_(flat[begin:end].view(x.dtype).view(x.shape))
                 begin = end
 
     return finish

@@ -41,7 +41,8 @@ class Trained:
         self._options = {name: value for name, value in options.items() if name != "overlap"}
         self.overlap = bool(options["overlap"])  # whether gradients are given while backward runs
         self.reducer: Reducer | None = None
-        self._views: dict[int, torch.Tensor] = {}
+        self._views: dict[int, torch.Tensor] = {}  # private: what others hold are aliases
+        self._addresses: dict[int, int] = {}
         self._places: dict[int, int] = {}  # in the reducer
         self._given: set[int] = set()  # in this pass
         self._samples = Samples()
@@ -59,8 +60,8 @@ class Trained:
 
     def build(self, came: Sequence[int]) -> None:
         """Make the reducer; `came`: the gradients of this pass so far, in order. Collective. Raises Mismatch where ranks train others."""
-        names = [name for name, _ in self._parameters.values()]
-        compare(self._world, [f"{name}: trained" for name in names], "which parameters are trained")
+        lines = [f"{name}: trained, strides {p.stride()}" for name, p in self._parameters.values()]
+        compare(self._world, lines, "which parameters are trained")
         dense = set(self._dense)
         first = [i for i in dict.fromkeys(came) if i in dense]
         again = np.array([len(first) < sum(i in dense for i in came)], np.uint8)
@@ -88,14 +89,17 @@ class Trained:
                 "after its reduction had begun; cure: checkpoint(…, use_reentrant=False), or DistributedDataParallel(…, overlap=False)"
             )
         self._given.add(i)
-        gradient, copied = p.grad, 0
-        if gradient is not view:
+        if view.data_ptr() != self._addresses[i]:  # share_memory() moves the storage itself, with all who look into it
+            view = self._views[i] = self._view(i)
+        gradient, copied = p.grad.detach(), 0  # with create_graph it has a history, which a mean over ranks cannot have
+        if not _lies_in(view, gradient):
             if gradient.is_sparse:
                 _warn_sparse(name)
                 gradient = gradient.to_dense()
             view.copy_(gradient)
-            p.grad = view
             copied = view.numel() * view.element_size()
+        if copied or p.grad.requires_grad:
+            p.grad = view.detach()
         assert self.reducer is not None
         self.reducer.ready(self._places[i])
         return copied
@@ -121,8 +125,8 @@ class Trained:
             p, view = self._parameters[i][1], self._views[i]
             if not is_used:
                 p.grad = None
-            elif p.grad is not view:  # this rank has not used it
-                p.grad = view
+            elif p.grad is None:  # this rank has not used it
+                p.grad = view.detach()
         for i, is_used, is_dense in zip(self._sparse, used[len(self._dense) :], dense, strict=True):
             if is_used:
                 p = self._parameters[i][1]
@@ -156,8 +160,24 @@ class Trained:
         )
         self._use = Use(len(self._dense), len(self._sparse), self.reducer.views[0] if ahead else None)
         self._places = {i: place for place, i in enumerate(order, ahead)}
-        views = {i: as_tensor(self.reducer.views[place]) for i, place in self._places.items()}
-        self._views = {i: torch.view_as_complex(x) if self._parameters[i][1].is_complex() else x for i, x in views.items()}
+        self._views = {i: self._view(i) for i in order}
+        self._addresses = {i: view.data_ptr() for i, view in self._views.items()}
+
+    def _view(self, i: int) -> torch.Tensor:
+        assert self.reducer is not None
+        return _formed(as_tensor(self.reducer.views[self._places[i]]), self._parameters[i][1])
+
+
+def _formed(x: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """The bucket's memory `x` in the form of `p`: with its strides, if these leave no gaps. Fused optimizers take memory as it lies."""
+    x = torch.view_as_complex(x) if p.is_complex() else x
+    without_gaps = torch.empty_like(p, device="meta").stride() == p.stride()
+    return x.view(-1).as_strided(p.shape, p.stride()) if without_gaps else x
+
+
+def _lies_in(view: torch.Tensor, gradient: torch.Tensor) -> bool:
+    """Whether `gradient` is this very memory. Not its object: `module.to` and ``.data =`` put other memory into an object."""
+    return not gradient.is_sparse and gradient.data_ptr() == view.data_ptr() and gradient.stride() == view.stride()
 
 
 def _real(x: torch.Tensor) -> torch.Tensor:

@@ -297,3 +297,24 @@ def test_unused_parameters_are_known_with_every_codec(ranks, codec):
             assert (model.left.weight.grad is None) == (step == 1) and model.right.weight.grad is not None
 
     ranks(3, body)
+
+
+def images(step, rank, n=5):
+    source = torch.Generator().manual_seed(55 * step + rank)
+    return torch.randn(n, 3, 4, 4, generator=source), torch.randn(n, 2, generator=source)
+
+
+@pytest.mark.parametrize("kind", ["adam", "sgd"])
+def test_fused_optimizers_on_weights_that_lie_otherwise(ranks, kind):
+    """Channels last: a fused kernel goes through weight and gradient as they lie in memory."""
+
+    def build():
+        layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+        return settled(layers).to(memory_format=torch.channels_last)
+
+    def optimizer(parameters):
+        if kind == "adam":
+            return torch.optim.Adam(parameters, lr=0.01, fused=True)
+        return torch.optim.SGD(parameters, lr=0.05, momentum=0.9, fused=True)
+
+    ranks(2, lambda world: against_one(world, build, optimizer, batch=images) and None)

@@ -343,3 +343,66 @@ def test_the_bare_module_trains_alone_once_the_wrapper_is_closed(ranks):
         assert world.bytes_sent == sent
 
     ranks(2, body)
+
+
+@pytest.mark.parametrize("how", ["clamp", "there_and_back", "layout"])
+def test_gradients_that_get_other_memory(ranks, how):
+    """``.data =`` and ``module.to`` put other memory into the object that ``grad`` is; the bucket stays a bucket."""
+
+    def body(world):
+        model, ours, single, one = pair(world)
+        for step in range(4):
+            for module, optimizer, loss in ((model, ours, squared), (single, one, None)):
+                optimizer.zero_grad(set_to_none=False)
+                (joined(single, everyone(world, step)) if loss is None else loss(model, rows(step, world.rank))).backward()
+                if how == "clamp":
+                    for p in module.parameters():
+                        p.grad.data = p.grad.data.clamp(-0.1, 0.1)
+                optimizer.step()
+                if how == "there_and_back":
+                    module.double(), module.float()
+                elif how == "layout":
+                    module.share_memory()
+        same(model, single)
+        model.check_replicas()
+
+    ranks(2, body)
+
+
+def test_a_graph_of_the_gradients_does_not_stay(ranks):
+    def body(world):
+        model, ours, _, _ = pair(world)
+        for step in range(3):
+            ours.zero_grad()
+            squared(model, rows(step, world.rank)).backward(create_graph=step < 2)
+            assert all(not p.grad.requires_grad and p.grad.grad_fn is None for p in model.parameters())
+            ours.step()
+        model.check_replicas()
+
+    ranks(2, body)
+
+
+def test_a_parameter_that_is_returned_keeps_no_hooks(ranks):
+    class Returns(nn.Linear):
+        def forward(self, x):
+            return super().forward(x), self.weight
+
+    def body(world):
+        model = ht.DDP(settled(Returns(6, 3)), world=world)
+        for step in range(3):
+            out, _ = model(rows(step, world.rank)[0])
+            out.sum().backward()
+        assert not model.module.weight._backward_hooks
+
+    ranks(2, body)
+
+
+def test_round_the_wrapper_within_no_sync(ranks):
+    def body(world):
+        model = ht.DDP(net(), world=world)
+        sent = world.bytes_sent
+        with model.no_sync():
+            squared(model.module, rows(0, world.rank)).backward()
+        assert world.bytes_sent == sent and model.module[0].weight.grad is not None
+
+    ranks(2, body)
