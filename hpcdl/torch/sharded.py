@@ -16,6 +16,7 @@ from ..errors import InvalidArgument
 from ..world import World
 from . import start
 from .agree import compare
+from .state import bytes_of
 from .tensors import as_array, as_tensor
 
 __all__ = ["ShardedOptimizer", "optimizer"]
@@ -86,7 +87,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         """Bring the whole state to rank `to`, for `state_dict`. Called by all ranks; takes that rank the memory of the whole state."""
         if not 0 <= to < self._world.size:
             raise InvalidArgument(f"consolidate(to={to}): ranks are 0 to {self._world.size - 1}")
-        numbers = {p: i for i, p in enumerate(self._parameters())}
+        numbers = self._numbers()
         mine = io.BytesIO()
         torch.save({numbers[p]: state for p, state in self.state.items()}, mine)
         whole: dict[int, Any] = {}
@@ -107,7 +108,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
             raise InvalidArgument(
                 f"{here}: the state was consolidated to another rank; ask that one, or consolidate(to={self._world.rank})"
             )
-        numbers = {p: i for i, p in enumerate(self._parameters())}
+        numbers = self._numbers()
         groups = [{**group, "params": [numbers[p] for p in group["params"]]} for group in self.param_groups]
         return {**self._whole, "param_groups": groups}
 
@@ -134,6 +135,10 @@ class ShardedOptimizer(torch.optim.Optimizer):
     def _parameters(self) -> list[torch.Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
 
+    def _numbers(self) -> dict[torch.Tensor, int]:
+        """By which a whole state knows the parameters."""
+        return {p: i for i, p in enumerate(self._parameters())}
+
     def _share_out(self, parameters: Iterable[torch.Tensor]) -> None:
         """Give each parameter, the largest first, to the rank that has least."""
         for p in sorted(parameters, key=lambda p: -p.numel()):
@@ -149,7 +154,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         if self._world.size == 1:
             return
         order = sorted(self._owners, key=self._owners.__getitem__)
-        own = [p.detach().contiguous().view(-1).view(torch.uint8) for p in order if self._owners[p] == self._world.rank]
+        own = [bytes_of(p) for p in order if self._owners[p] == self._world.rank]
         mine = torch.cat(own) if own else torch.empty(0, dtype=torch.uint8)
         everything = as_tensor(self._world.allgather(as_array(mine)))
         begin = 0

@@ -9,7 +9,7 @@ import torch
 from ..world import World
 from .tensors import as_array
 
-__all__ = ["broadcast", "start_broadcast"]
+__all__ = ["broadcast", "bytes_of", "start_broadcast"]
 
 _PACK_BYTES = 16 << 20
 
@@ -27,7 +27,7 @@ def start_broadcast(world: World, tensors: Iterable[torch.Tensor], root: int = 0
         return lambda: None
     dtypes = sorted({x.dtype: None for x in found}, key=lambda dtype: -dtype.itemsize)  # the widest first: all lie aligned
     by_dtype = {dtype: [x for x in found if x.dtype == dtype] for dtype in dtypes}
-    flat = torch.cat([_bytes(x) for same in by_dtype.values() for x in same])
+    flat = torch.cat([bytes_of(x) for same in by_dtype.values() for x in same])
     operation = world.broadcast_async(as_array(flat), root) if len(flat) else None
 
     def finish() -> None:
@@ -45,7 +45,8 @@ def start_broadcast(world: World, tensors: Iterable[torch.Tensor], root: int = 0
     return finish
 
 
-def _bytes(x: torch.Tensor) -> torch.Tensor:
+def bytes_of(x: torch.Tensor) -> torch.Tensor:
+    """The values of `x` in order, as a flat tensor of bytes; its own memory where it is contiguous."""
     return x.detach().contiguous().view(-1).view(torch.uint8)
 
 
