@@ -25,7 +25,7 @@ from .ops import by_name as op_by_name
 from .task import Task
 from .transfers import Piece
 
-__all__ = ["About", "all_gather_into", "all_to_all_into", "gather_into", "scatter_from"]
+__all__ = ["About", "all_gather_into", "all_to_all_into", "gather_into", "moving", "scatter_from"]
 
 #: The dtype and shape of what is moved.
 About = tuple[Any, tuple[int | None, ...]]
@@ -132,9 +132,12 @@ def check_parts(group: Group, parts: Sequence[Array] | None, nbytes: int | None 
         raise InvalidArgument(f"{group.place}: every part must have {nbytes} bytes, got {[part.nbytes for part in parts]}")
 
 
-def moving(group: Group, x: Array, tag: int, header: Any, bounds: list[int] | None = None) -> Task:
+def moving(group: Group, x: Array, tag: int, header: Any, bounds: list[int] | None = None, root: int = 0) -> Task:
     """A task that reduces nothing, on bytes where `x` lies."""
-    return Task(x, op_by_name("bit_or"), codec_by_name(None), group.carrier(of(x)), group.pool(of(x)), tag, header, bounds=bounds)
+    library = of(x)
+    return Task(
+        x, op_by_name("bit_or"), codec_by_name(None), group.carrier(library), group.pool(library), tag, header, root=root, bounds=bounds
+    )
 
 
 class Parts:

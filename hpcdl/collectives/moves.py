@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Array, dtype_of, of
-from ..codecs import by_name as codec_by_name
 from ..errors import InvalidArgument
 from . import ring, tree
 from .checks import check_array
 from .execute import Body, exchange, execute
 from .follow import follow
 from .group import Group
+from .into import moving
 from .layout import split_evenly
 from .operation import Operation, Signature
-from .ops import by_name as op_by_name
 from .task import Task
 
 __all__ = ["all_gather", "all_to_all", "barrier", "broadcast", "buffer"]
@@ -123,7 +122,4 @@ def buffer(group: Group, shape: Any, dtype: Any, agreement: str = "") -> Array:
 
 def _moving(group: Group, x: Array, tag: int, header: Any, root: int = 0, bounds: list[int] | None = None) -> Task:
     """A task over the bytes of `x`; nothing in it is reduced."""
-    flat = x.reshape(-1).view("u1")
-    return Task(
-        flat, op_by_name("bit_or"), codec_by_name(None), group.carrier(of(x)), group.pool(of(x)), tag, header, root=root, bounds=bounds
-    )
+    return moving(group, x.reshape(-1).view("u1"), tag, header, bounds, root)
