@@ -132,6 +132,7 @@ class Operation:
             self.result, self.error = result, error
             for action in self._actions:
                 action()
+            self._actions.clear()  # they hold who waits, who holds this: with the arrays that would live until a collection of garbage
             self.finished = True
             self.group.forget(self)
 

@@ -14,9 +14,10 @@ from ..errors import InvalidArgument
 from ..reduction.compressor import Compressor
 from ..reduction.memory import Memory
 from ..world import World
-from . import start, state
+from . import living, start, state
 from .agree import compare, compare_values
 from .gradients import Copies, Gradients
+from .members import Members, check_tensors, everything
 from .same_samples import SameSamples
 
 __all__ = ["DistributedDataParallel", "Report"]
@@ -42,7 +43,7 @@ class DistributedDataParallel(torch.nn.Module):
     `hpcdl.torch.loader`; else all ranks count the same.
 
     ``p.grad`` is a view of a bucket. After ``zero_grad()`` autograd makes a new tensor, which is copied into the bucket once;
-    ``zero_grad(set_to_none=False)`` keeps the views (`report` counts both).
+    ``zero_grad(set_to_none=False)`` keeps the views (`report` counts both). The next backward writes there again: clone what is to stay.
 
     codec, collective, error_feedback, bucket_bytes, in_flight, check_finite: as for `hpcdl.Reducer`. broadcast_buffers: after each backward
     in training mode every rank's buffers (running statistics) are rank 0's. check_every: compare the parameters of all ranks every so many
@@ -52,6 +53,9 @@ class DistributedDataParallel(torch.nn.Module):
 
     `state_dict` has the names of the bare module, and `load_state_dict` takes those and torch's own with "module." before them. A deep copy
     is not collective: it keeps the values it has, and communicates from its first backward on.
+
+    A module that is wrapped again belongs to the last wrapper. A parameter belongs to one wrapper, and to none if it came later than that:
+    both raise InvalidArgument.
 
     Raises Mismatch, the same on every rank, where names, shapes, dtypes or devices of parameters and buffers differ between ranks.
     """
@@ -88,9 +92,10 @@ class DistributedDataParallel(torch.nn.Module):
             "check_finite": check_finite,
             "overlap": overlap,
         }
+        check_tensors(world, module)
+        living.retire_others(module)
         self._settle_in(module, world, options, check_every, broadcast_buffers)
-        _check_tensors(world, module)
-        compare(world, [_line(name, x) for name, x in _everything(module)], "models")
+        compare(world, [_line(name, x) for name, x in everything(module)], "models")
         self.broadcast_parameters()
 
     def _settle_in(self, module: torch.nn.Module, world: World, options: dict[str, Any], check_every: int, broadcast_buffers: bool) -> None:
@@ -98,15 +103,20 @@ class DistributedDataParallel(torch.nn.Module):
         self.world = world
         self._options, self._check_every, self._broadcast_buffers = options, check_every, broadcast_buffers
         self._passes = 0
+        self._members = Members(module)
         self._same_samples = SameSamples(world)
         self._gradients = Gradients(world, module.named_parameters(), _sparse(module), options, self._at_end)
         self._gradients.refresh()
         self.register_load_state_dict_pre_hook(_rename)
+        living.add(self)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module returns for these arguments."""
         follows = torch.is_grad_enabled()
         if follows:
+            if not living.has(self):
+                raise InvalidArgument("this DistributedDataParallel was closed, or its module was wrapped again; use the new one")
+            self._members.check()
             self._gradients.refresh()
             self._same_samples.note(args, kwargs)
         outputs = self.module(*args, **kwargs)
@@ -116,7 +126,10 @@ class DistributedDataParallel(torch.nn.Module):
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
-        """Within: forward and backward only add to this rank's gradients; the next backward outside reduces the whole sum."""
+        """Within: forward and backward only add to this rank's gradients; the next backward outside reduces the whole sum.
+
+        Where batches of `hpcdl.torch.loader` are of different sizes, each counts in the sum by its own samples.
+        """
         passes = self._gradients.passes
         before, passes.reduce = passes.reduce, False
         try:
@@ -126,7 +139,7 @@ class DistributedDataParallel(torch.nn.Module):
 
     def broadcast_parameters(self, root: int = 0) -> None:
         """Overwrite parameters and buffers with rank `root`'s. Called by all ranks."""
-        state.broadcast(self.world, [x for _, x in _everything(self.module)], root)
+        state.broadcast(self.world, [x for _, x in everything(self.module)], root)
 
     def check_replicas(self) -> None:
         """Raise the same Mismatch on every rank unless the parameters are bitwise equal on all. Called by all ranks; reads all of them."""
@@ -141,7 +154,12 @@ class DistributedDataParallel(torch.nn.Module):
 
     def close(self) -> None:
         """Give back communicators and memory; the module stays as it is. Called by all ranks. Not needed at the end of a program."""
+        living.discard(self)
         self._gradients.close()
+
+    def retire(self) -> None:
+        """Reduce nothing any more; memory and communicators are kept. Not collective."""
+        self._gradients.passes.forget()
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The bare module's."""
@@ -176,10 +194,6 @@ class DistributedDataParallel(torch.nn.Module):
         return state.start_broadcast(self.world, buffers)
 
 
-def _everything(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
-    return [*module.named_parameters(), *module.named_buffers()]
-
-
 def _line(name: str, x: torch.Tensor) -> str:
     return f"{name}: {str(x.dtype).removeprefix('torch.')}{list(x.shape)} on {x.device.type}"
 
@@ -189,24 +203,6 @@ def _sparse(module: torch.nn.Module) -> frozenset[str]:
     tables = (torch.nn.Embedding, torch.nn.EmbeddingBag)
     weights = {id(part.weight) for part in module.modules() if isinstance(part, tables) and part.sparse}
     return frozenset(name for name, p in module.named_parameters() if id(p) in weights)
-
-
-def _check_tensors(world: World, module: torch.nn.Module) -> None:
-    """Raise InvalidArgument where the model is on several devices, on the GPU of another rank, or its tensors cannot be overwritten."""
-    for name, x in _everything(module):
-        if torch.nn.parameter.is_lazy(x):
-            raise InvalidArgument(f"{name!r} has no shape yet; run a batch through the model before it is distributed")
-        if any(size > 1 and stride == 0 for size, stride in zip(x.shape, x.stride(), strict=True)):
-            raise InvalidArgument(f"{name!r} is expanded, several elements in one place, and cannot be overwritten; cure: a clone() of it")
-    devices = sorted({str(x.device) for _, x in _everything(module)})
-    here = f"rank {world.rank} of {world.size}"
-    if len(devices) > 1:
-        raise InvalidArgument(f"{here}: the model is on {' and '.join(devices)}; cure: model.to(world.device), which is {world.device}")
-    for device in devices:
-        if device.startswith("cuda") and device != world.device:
-            raise InvalidArgument(f"{here}: the model is on {device}, this rank's device is {world.device}; cure: model.to(world.device)")
-        if device.split(":")[0] not in ("cpu", "cuda"):
-            raise InvalidArgument(f"{here}: the model is on {device}; valid: cpu, cuda")
 
 
 def _rename(self: DistributedDataParallel, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -9,6 +9,7 @@ from ..errors import InvalidArgument
 from ..reduction.reducer import Reducer
 from ..world import World
 from . import samples
+from .accumulated import Accumulated
 from .passes import Passes
 from .trained import Named, Trained
 
@@ -58,6 +59,10 @@ class Gradients:
         self._now = Trained(world, {}, sparse_names, options)
         self._key: Any = None
         self._came: list[int] = []  # gradients that have come in this pass, in order
+        self._begun = False  # whether gradients of this pass are being reduced
+        self._samples = samples.Samples()  # behind this pass
+        self._place = f"rank {world.rank} of {world.size}"
+        self._accumulated = Accumulated(dict(enumerate(self._everyone)), self._place, world.size)
 
     @property
     def reducer(self) -> Reducer | None:
@@ -74,23 +79,40 @@ class Gradients:
         self.passes.follow(trained)
         self._now = self._sets.get(key) or Trained(self._world, trained, self._sparse_names, self._options)
 
+    def enter(self, reduce: bool, late: bool) -> None:
+        self._samples = samples.current(self._world)
+        self._accumulated.enter(self._samples, reduce, late)
+
     def begin(self) -> None:
         self.refresh()
+        left_out = self._accumulated.left_out(self._now)
+        if left_out is not None:
+            raise InvalidArgument(
+                f"{self._place}: parameter {left_out!r} has gradients of passes within no_sync(), and was frozen before the pass that "
+                "reduces them; cure: freeze it after that pass, or set its grad to None"
+            )
         self._came.clear()
-        self._now.begin(samples.current(self._world))
+        self._begun = True
+        self._now.begin(self._accumulated.weigh(self._samples))
 
     def ready(self, i: int) -> None:
         if i not in self._now:
             raise InvalidArgument(
-                f"rank {self._world.rank} of {self._world.size}: parameter {self._everyone[i][0]!r} was frozen between forward and "
-                "backward, so its gradient is not reduced; cure: freeze it before the forward, or after the backward"
+                f"{self._place}: parameter {self._everyone[i][0]!r} was frozen between forward and backward, so its gradient is not "
+                "reduced; cure: freeze it before the forward, or after the backward"
             )
         self._came.append(i)
-        if self._now.overlap:
+        if self._now.overlap and not self._accumulated.set_aside:
             self._give(i)
 
+    def kept(self, i: int) -> None:
+        self._accumulated.add(i)
+
+    def leave(self) -> None:
+        self._accumulated.put_back()
+
     def end(self) -> None:
-        now = self._now
+        now, self._begun = self._now, False
         if now.reducer is None:
             now.build(self._came)
             self._keep(now)
@@ -102,11 +124,14 @@ class Gradients:
         now.told()
         after = self._at_end()
         now.finish()
+        self._accumulated.clear()
         after()
 
     def abandon(self) -> None:
-        if self._now.reducer is not None:
+        self._accumulated.put_back()
+        if self._begun and self._now.reducer is not None:
             self._now.reducer.wait()
+        self._begun = False
 
     def close(self) -> None:
         """Give back communicators and memory. Called by all ranks. Gradients that the caller holds stay valid."""

@@ -69,6 +69,9 @@ def loader(
     a function that counts the samples of a batch (default: the first dimension of its first tensor). An IterableDataset is taken in the
     same way, in batches of this rank's part of batch_size, or with None as it comes; what each rank reads is the data set's own choice.
 
+    Gradients are weighted by the batch that was handed out last, until the loop ends; so do not read ahead around the loader. Where two
+    loaders' loops are within each other, or zipped, batches must be cut alike: backward raises InvalidArgument if they are not.
+
     train=False is for evaluation: no shuffling, no stand-ins, no communication; ranks may get different numbers of batches.
 
     num_workers, collate_fn, pin_memory and other `keywords` go to torch's DataLoader. Workers may be forked although MPI runs; they
@@ -145,19 +148,20 @@ class Loader:
     def _hand_out(self, me: int, epoch: int, first: int) -> Iterator[Any]:
         if self._train:
             self._meet(epoch, first)
-        rounds = self._source.rounds(epoch, first)
         try:
-            for number, batch, samples, total in rounds:
+            for number, batch, samples, total in self._source.rounds(epoch, first):
                 if me == self._newest:
                     self._handed, self.samples = number + 1, samples
-                    self._announce(samples, total)
+                    if self._train:
+                        announced.announce(self.world, samples, total, self)
                 yield batch
+        except GeneratorExit:
             if me == self._newest:
-                self.epoch, self._handed, self._begun = epoch + 1, 0, False
-        finally:
-            if me == self._newest:
-                self.samples = 0.0
-                self._announce(None)
+                announced.leave(self.world, self)
+            raise
+        if me == self._newest:
+            self.epoch, self._handed, self._begun, self.samples = epoch + 1, 0, False, 0.0
+            announced.withdraw(self.world, self)
 
     def _meet(self, epoch: int, first: int) -> None:
         """Raise InvalidArgument, on every rank, unless all begin at the same place: an epoch ahead is other data."""
@@ -167,7 +171,3 @@ class Loader:
                 f"the ranks' loaders are at different places: epochs {-low_epoch} to {epoch}, batches {-low} to {first}; iterate on every "
                 "rank alike, and load the same state; cure for a look at some data on one rank: a loader of its own with train=False"
             )
-
-    def _announce(self, samples: float | None, total: float | None = None) -> None:
-        if self._train:
-            announced.announce(self.world, samples, total)

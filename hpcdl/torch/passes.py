@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Protocol
@@ -16,23 +17,44 @@ __all__ = ["Listener", "Passes", "tensors_in"]
 
 
 class Listener(Protocol):
-    """Who is told of passes whose gradients are to be reduced."""
+    """Who is told of the passes through one module. A pass is local, or its gradients are to be reduced."""
+
+    def enter(self, reduce: bool, late: bool) -> None:
+        """A pass begins, which may turn out to leave the parameters alone. late: it has added to a gradient already."""
+        ...
 
     def begin(self) -> None:
-        """The first gradient is about to be told of."""
+        """Gradients are to be reduced, of which the first is about to be told of."""
         ...
 
     def ready(self, i: int) -> None:
         """Autograd has added to the gradient of parameter `i`; in some models more than once in a pass."""
         ...
 
+    def kept(self, i: int) -> None:
+        """The same in a local pass."""
+        ...
+
+    def leave(self) -> None:
+        """No more gradients in this pass."""
+        ...
+
     def end(self) -> None:
-        """No more gradients in this pass; `backward()` returns after this has."""
+        """The same, after `leave`, where something was to be reduced; `backward()` returns after this has."""
         ...
 
     def abandon(self) -> None:
-        """The pass that began ended in an exception."""
+        """The pass that was entered ended in an exception."""
         ...
+
+
+class _Pass:
+    """A pass under way. Only the engine holds it, so that it is gone when the engine gives up."""
+
+    def __init__(self, reduce: bool) -> None:
+        self.reduce = reduce
+        self.reached = False  # whether it has come to a parameter
+        self.begun = False  # whether gradients are being reduced
 
 
 class Passes:
@@ -49,8 +71,9 @@ class Passes:
         self._names: dict[int, str] = {}
         self._handles: list[Any] = []
         self._forward: bool | None = None  # whether the last forward that had no pass yet is to be reduced; None: there is none
-        self._open: bool | None = None  # the same for the pass under way
-        self._touched = False  # whether it has reached a parameter
+        self._hidden = False  # whether its outputs could not be seen, so that any number of passes may be through it
+        self._pass: Any = _nothing  # what gives the pass under way, or None
+        self._entered = False  # whether it was told of, and not yet that it is over
 
     def follow(self, parameters: Mapping[int, tuple[str, torch.nn.Parameter]]) -> None:
         """From now on tell of the gradients of these parameters too, by these numbers.
@@ -60,7 +83,7 @@ class Passes:
         for i, (name, p) in parameters.items():
             if i not in self._names:
                 self._names[i] = name
-                self._handles.append(p.register_post_accumulate_grad_hook(partial(self._reach, i)))
+                self._handles.append(p.register_post_accumulate_grad_hook(partial(_reach, weakref.ref(self), i)))
 
     def forget(self) -> None:
         """Tell of nothing any more."""
@@ -70,53 +93,80 @@ class Passes:
 
     def watch(self, outputs: Any) -> None:
         """A forward has given `outputs`. Not called where autograd records nothing."""
-        if self._open is not None and torch._C._current_graph_task_id() == -1:
-            self._recover()
-        self._forward = self.reduce
+        self._under_way()
+        self._forward, self._hidden = self.reduce, True
         for tensor in tensors_in(outputs):
             if tensor.grad_fn is not None:  # a parameter that is returned as it is would keep the hook
-                tensor.register_hook(partial(self._enter, self.reduce))
+                self._hidden = False
+                tensor.register_hook(partial(self._come, self.reduce))
 
-    def _enter(self, reduce: bool, gradient: torch.Tensor) -> None:
-        """The pass has come to an output of the module."""
-        del gradient
-        if self._open is None:
-            self._begin(reduce)
-        elif reduce:
-            self._open = True
-
-    def _reach(self, i: int, parameter: torch.Tensor) -> None:
-        del parameter
-        if self._open is None:
+    def reach(self, i: int) -> None:
+        """A pass has added to the gradient of parameter `i`."""
+        now = self._under_way()
+        if now is None:
             if self._forward is None and self.reduce:
                 raise InvalidArgument(
                     f"a backward pass reached parameter {self._names[i]!r}, but no forward of the distributed model led there; call the "
                     "wrapper, model(x), and not model.module(x); for gradients of this rank alone, do that within model.no_sync()"
                 )
-            self._begin(bool(self._forward))
-        if self._open:
-            if not self._touched:
-                self._listener.begin()
+            now = self._enter(bool(self._forward), late=True)
+        now.reached = True
+        if now.reduce:
+            self._begin(now)
             self._listener.ready(i)
-        self._touched = True
+        else:
+            self._listener.kept(i)
 
-    def _begin(self, reduce: bool) -> None:
-        self._open, self._touched = reduce, False
-        torch.autograd.Variable._execution_engine.queue_callback(self._close)
+    def _come(self, reduce: bool, gradient: torch.Tensor) -> None:
+        """A pass has come to an output of the module."""
+        del gradient
+        now = self._under_way()
+        if now is None:
+            self._enter(reduce, late=False)
+        elif reduce:
+            now.reduce = True
 
-    def _close(self) -> None:
-        reduce, touched = self._open, self._touched
-        self._open = None
-        if touched:  # else it was autograd.grad, which leaves the parameters alone
-            self._forward = None
-            if reduce:
-                self._listener.end()
-
-    def _recover(self) -> None:
-        reduce, touched = self._open, self._touched
-        self._open = None
-        if reduce and touched:
+    def _under_way(self) -> _Pass | None:
+        now: _Pass | None = self._pass()
+        if now is None and self._entered:
+            self._entered = False
             self._listener.abandon()
+        return now
+
+    def _enter(self, reduce: bool, late: bool) -> _Pass:
+        now = _Pass(reduce)
+        self._pass, self._entered = weakref.ref(now), True
+        torch.autograd.Variable._execution_engine.queue_callback(partial(self._close, now))
+        self._listener.enter(reduce, late)
+        return now
+
+    def _begin(self, now: _Pass) -> None:
+        if not now.begun:
+            now.begun = True
+            self._listener.begin()
+
+    def _close(self, now: _Pass) -> None:
+        self._pass, self._entered = _nothing, False
+        self._listener.leave()
+        if not now.reached:  # it was autograd.grad, which leaves the parameters alone
+            return
+        if not self._hidden:
+            self._forward = None
+        if now.reduce:
+            self._begin(now)
+            self._listener.end()
+
+
+def _nothing() -> None:
+    return None
+
+
+def _reach(passes: weakref.ref[Passes], i: int, parameter: torch.Tensor) -> None:
+    """The hook of a parameter, which must not keep the wrapper alive."""
+    del parameter
+    followed = passes()
+    if followed is not None:
+        followed.reach(i)
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:

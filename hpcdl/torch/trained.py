@@ -48,7 +48,7 @@ class Trained:
         self._samples = Samples()
         self._use = Use(0, 0, None)
 
-    def __contains__(self, i: int) -> bool:
+    def __contains__(self, i: object) -> bool:
         return i in self._parameters
 
     def begin(self, samples: Samples) -> None:

@@ -12,6 +12,7 @@ from harness.parts import framework
 torch = framework("torch")
 
 from torch import nn  # noqa: E402
+from torch.nn.utils import prune  # noqa: E402
 
 import hpcdl.torch as ht  # noqa: E402
 from hpcdl.errors import InvalidArgument, Mismatch  # noqa: E402
@@ -100,6 +101,46 @@ def test_two_models_in_one_process(ranks):
         nn.functional.mse_loss(second(x[:, :3]), y).backward()
 
     ranks(3, body)
+
+
+def test_wrapped_again(ranks):
+    """The last wrapper wins; what holds a part of a distributed model is refused as long as that is in use."""
+
+    def body(world):
+        old = ht.DDP(net(), world=world)
+        train(old, sgd(old.parameters()), [rows(0, world.rank)])
+        model = ht.DDP(old.module, world=world)
+        train(model, sgd(model.parameters()), [rows(1, world.rank)])
+        model.check_replicas()
+        with pytest.raises(InvalidArgument, match="its module was wrapped again"):
+            old(rows(0, 0)[0])
+        outer = nn.Sequential(nn.Linear(6, 6), model.module)
+        with pytest.raises(InvalidArgument, match=r"'1\.0\.weight' belongs to another DistributedDataParallel already"):
+            ht.DDP(outer, world=world)
+        del model, old
+        against = ht.DDP(outer, world=world)
+        train(against, sgd(against.parameters()), [rows(1, world.rank)])
+        against.check_replicas()
+
+    ranks(2, body)
+
+
+def test_parameters_that_come_later(ranks):
+    def body(world):
+        model = ht.DDP(net(), world=world)
+        with pytest.raises(InvalidArgument, match=r"'1\.weight' is not one of those"):
+            model.module[1] = nn.Linear(40, 40)
+            model(rows(0, 0)[0])
+        model.module[1] = nn.Tanh()
+        prune.l1_unstructured(model.module[0], "weight", 0.5)
+        train(model, sgd(model.parameters()), [rows(0, world.rank)])
+        prune.remove(model.module[0], "weight")
+        train(model, sgd(model.parameters()), [rows(0, world.rank)])
+        with pytest.raises(InvalidArgument, match=r"parameter '0\.\w+' is not one of those .* cure: .* assign=False"):
+            model.load_state_dict(net().state_dict(), assign=True)
+            model(rows(0, 0)[0])
+
+    ranks(2, body)
 
 
 def test_attributes_of_the_module(ranks):

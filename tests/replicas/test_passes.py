@@ -205,6 +205,49 @@ def test_a_pass_that_fails_on_all_ranks_leaves_nothing_behind(ranks):
     ranks(2, body)
 
 
+def test_a_pass_that_fails_while_another_forward_waits(ranks):
+    class Fail(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, g):
+            raise ArithmeticError("no such derivative")
+
+    def body(world):
+        model, _, single, _ = pair(world, bucket_bytes=256)
+        for step in range(3):
+            handle = model.module[0].register_forward_hook(lambda module, given, out: Fail.apply(out))
+            failing = squared(model, rows(9, world.rank))
+            handle.remove()
+            waiting = squared(model, rows(step, world.rank))
+            with pytest.raises(ArithmeticError):
+                failing.backward()
+            model.zero_grad(), single.zero_grad()
+            waiting.backward()
+            joined(single, everyone(world, step)).backward()
+            for p, q in zip(model.parameters(), single.parameters(), strict=True):
+                torch.testing.assert_close(p.grad, q.grad)
+
+    ranks(2, body)
+
+
+def test_frozen_while_its_gradient_is_not_reduced(ranks):
+    def body(world):
+        model = ht.DDP(net(), world=world)
+        with model.no_sync():
+            squared(model, rows(0, world.rank)).backward()
+        model.module[4].bias.requires_grad_(False)
+        loss = squared(model, rows(1, world.rank))
+        with pytest.raises(InvalidArgument, match=r"'4\.bias' has gradients of passes within no_sync\(\), and was frozen"):
+            loss.backward()
+        model.zero_grad()
+        squared(model, rows(1, world.rank)).backward()
+
+    ranks(2, body)
+
+
 def test_backward_without_a_forward_of_the_wrapper(ranks):
     def body(world):
         model = ht.DDP(net(), world=world)
@@ -258,6 +301,18 @@ def test_outputs_of_any_kind(ranks):
                 return nn.functional.mse_loss(out.values["out"][0] if how == "seen" else out.x, batch[1])
 
             against_one(world, lambda how=how: Wraps(how), sgd, loss=loss)
+
+            def twice(module, batch, loss=loss):
+                first = loss(module, batch)
+                first.backward(retain_graph=True)
+                return first
+
+            model, ours, single, one = pair(world, lambda how=how: Wraps(how))
+            twice(model, rows(0, world.rank)).backward()
+            for batch in everyone(world, 0):
+                (2 * loss(single, batch) / world.size).backward()
+            ours.step(), one.step()
+            same(model, single)
 
     ranks(2, body)
 

@@ -1,11 +1,14 @@
 """The whole loop: loader, SyncBatchNorm and DistributedDataParallel on n ranks do what one process does on the joined batches."""
 
+from contextlib import nullcontext
+
 import pytest
 from harness.parts import framework
 
 torch = framework("torch")
 
 import hpcdl.torch as ht  # noqa: E402
+from hpcdl.errors import InvalidArgument  # noqa: E402
 from hpcdl.world import World  # noqa: E402
 
 nn = torch.nn
@@ -72,3 +75,87 @@ def test_uneven_batches_of_each_rank(ranks):
     if found:
         assert len(set(found)) == 1, "replicas or optimizer states differ"
         assert torch.allclose(torch.frombuffer(bytearray(found[0]), dtype=torch.float64), alone, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("when", ["before backward", "after step", "zeros"])
+@pytest.mark.parametrize("n,length,batch_size,parts", [(4, 23, 6, 3), (4, 14, 3, 2), (3, 16, 5, 2)])
+def test_accumulation_of_uneven_batches(ranks, n, length, batch_size, parts, when):
+    """Each batch of the sum counts by its own samples, also those of which a rank has none; the last step's sum is shorter."""
+    dataset = torch.utils.data.TensorDataset(*rows(length))
+
+    def gradients(model, batches):
+        found = []
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(2):
+            for number, (x, y) in enumerate(batches, 1):
+                last = number % parts == 0 or number == len(batches)
+                with nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync():
+                    loss = ((model(x) - y) ** 2).mean()
+                    if when == "before backward" and number % parts == 1:
+                        optimizer.zero_grad()
+                    loss.backward()
+                if last:
+                    found += [p.grad.flatten().clone() for p in model.parameters()]
+                    optimizer.step()
+                    if when != "before backward":
+                        optimizer.zero_grad(set_to_none=when != "zeros")
+        return torch.cat(found)
+
+    def body(world):
+        model = ht.DistributedDataParallel(model_of().eval(), world=world)
+        return gradients(model, ht.loader(dataset, batch_size, world=world, seed=2)).numpy().tobytes()
+
+    alone = gradients(model_of().eval(), ht.loader(dataset, batch_size, world=World.solo(), seed=2))
+    found = ranks(n, body)
+    if found:
+        assert len(set(found)) == 1
+        torch.testing.assert_close(torch.frombuffer(bytearray(found[0]), dtype=torch.float64), alone)
+
+
+@pytest.mark.parametrize("how", ["next", "break", "within"])
+def test_a_batch_counts_wherever_the_loop_is_left(ranks, how):
+    """A batch in hand keeps its weight, until another one is handed out."""
+    dataset = torch.utils.data.TensorDataset(*rows(5))
+
+    def gradients(model, world):
+        if how == "next":
+            x, y = next(iter(ht.loader(dataset, 5, world=world)))
+            ((model(x) - y) ** 2).mean().backward()
+        elif how == "break":
+            for batch in ht.loader(dataset, 5, world=world):
+                x, y = batch
+                break
+            ((model(x) - y) ** 2).mean().backward()
+        else:
+            for x, y in ht.loader(dataset, 5, world=world):
+                for _ in ht.loader(dataset, 4, world=world, drop_last=True):
+                    pass
+                ((model(x) - y) ** 2).mean().backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    def body(world):
+        return gradients(ht.DistributedDataParallel(model_of().eval(), world=world), world).numpy().tobytes()
+
+    alone = gradients(model_of().eval(), World.solo())
+    found = ranks(2, body)
+    if found:
+        torch.testing.assert_close(torch.frombuffer(bytearray(found[0]), dtype=torch.float64), alone)
+
+
+def test_two_loaders_that_are_cut_differently(ranks):
+    """Alike, they may be zipped; else nobody knows how to weight the gradients."""
+
+    def body(world):
+        model = ht.DistributedDataParallel(model_of().eval(), world=world)
+        one = ht.loader(torch.utils.data.TensorDataset(*rows(8)), 4, world=world)
+        for length, fits in ((6, True), (5, False)):
+            other = ht.loader(torch.utils.data.TensorDataset(*rows(length)), length, world=world)
+            for (x, _), (_, y) in zip(one, other, strict=False):
+                loss = model(x).mean() + y.mean()
+                if fits:
+                    loss.backward()
+                else:
+                    with pytest.raises(InvalidArgument, match=r"batches of 2 loaders are at hand, .* 2 of 4 samples and [23] of 5 samples"):
+                        loss.backward()
+
+    ranks(2, body)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import time
 from datetime import timedelta
 
 import side
 import torch
 import torch.distributed as dist
 from torch.distributed import ReduceOp
+from torch.multiprocessing.reductions import StorageWeakRef
 
 REALS = (torch.float32, torch.float64, torch.float16)
 INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
@@ -394,6 +397,27 @@ def case_sparse(s):
     right = torch.full((4, 6), 1 / s.size)
     right[3] = (s.size + 1) / s.size
     torch.testing.assert_close(rows.to_dense(), right)
+
+
+def case_memory_is_given_back(s):
+    """Nobody keeps the tensors of what has ended, not even until garbage is collected."""
+    starts = [
+        lambda x: dist.all_reduce(x, async_op=True),
+        lambda x: dist.broadcast(x, 0, async_op=True),
+        lambda x: dist.all_gather_into_tensor(torch.empty(s.size * len(x)), x, async_op=True),
+    ]
+    gc.disable()
+    for start in starts:
+        for follow in (lambda work: work.wait(), lambda work: work.get_future().then(lambda ended: ended.value()).wait()):
+            x = torch.ones(500_000)
+            memory = StorageWeakRef(x.untyped_storage())
+            work = start(x)
+            follow(work)
+            del work, x
+            for _ in range(50):
+                time.sleep(0.02 * (not memory.expired()))  # the loop's thread may be looking at it
+            assert memory.expired()
+    gc.enable()
 
 
 def case_beginning_and_end(s):
