@@ -113,13 +113,11 @@ class Trained:
         assert self.reducer is not None
         dense, gathered = ([self._parameters[i][1] for i in some] for some in (self._dense, self._sparse))
         self._use.tell(dense, gathered, self._samples.mine != 0)
-        if len(self.reducer.views) > len(self._dense):
-            self.reducer.ready(0)
 
     def finish(self) -> None:
         """Wait for the means, and put them into ``grad``; None where no rank has used the parameter."""
         assert self.reducer is not None
-        self.reducer.wait()
+        self.reducer.wait(last=range(len(self.reducer.views) - len(self._dense)))  # the flags, if they travel with the gradients
         used, dense = self._use.hear(self._world)
         for i, is_used in zip(self._dense, used, strict=False):
             p, view = self._parameters[i][1], self._views[i]
