@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,13 +17,21 @@ from .operation import Operation, Signature
 from .ops import by_name as op_by_name
 from .task import Task
 
-__all__ = ["subgroup"]
+__all__ = ["AnyGroup", "subgroup"]
+
+AnyGroup = TypeVar("AnyGroup", bound=Group)
 
 
-def subgroup(group: Group, members: tuple[int, ...], label: str, messages_only: bool = False) -> Group:
+def subgroup(
+    group: Group,
+    members: tuple[int, ...],
+    label: str,
+    messages_only: bool = False,
+    kind: type[AnyGroup] = Group,  # type: ignore[assignment]
+) -> AnyGroup:
     """A group of `members` (ranks of `group`), with communicators of its own. Called by the members only, by all of them.
 
-    messages_only: it has neither shared memory nor the MPI library's own calls.
+    messages_only: it has neither shared memory nor the MPI library's own calls. kind: its class.
 
     Members first agree through the progress loop that they are all here, so that the blocking calls into MPI which follow cannot hang.
     """
@@ -45,4 +54,4 @@ def subgroup(group: Group, members: tuple[int, ...], label: str, messages_only: 
         if messages_only:
             transport = Subset(transport, tuple(range(len(members))))
         lane = group.lane.group(members, 2 * identity + 1)
-        return Group(group.engine, transport, lane, label, group.timeout, group.costs)
+        return kind(group.engine, transport, lane, label, group.timeout, group.costs)

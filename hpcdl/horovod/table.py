@@ -1,0 +1,181 @@
+"""Operations matched by name: what each rank wants goes to rank 0 of the set, which tells all in what order to do it.
+
+Messages go over a communicator of their own. Whoever waits drives them, in the progress loop: no cycle, no sleep. Rank 0 also reads its
+mail while it wants nothing itself, some twenty times a second, so that it can tell who is late.
+
+Cost of a name seen before: one message of 24 bytes from each rank, and one back; with the operation that follows some tens of
+microseconds inside a node.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
+
+from ..collectives.group import Group
+from ..collectives.operation import Operation
+from ..errors import CommunicationError, ranks_text
+from ..transport.base import TransportFailure
+from .coordinator import Coordinator, Order
+from .errors import Refused, translated
+from .post import Numbers, Post, pack, unpack
+from .request import Begin, Request
+from .timeline import Timeline
+from .wanted import Verdict, Wanted
+
+__all__ = ["Table"]
+
+_LATE = 60.0  # seconds after which a warning names who is missing
+_PATIENCE = 2.0  # seconds for an order to arrive after some rank has left
+
+_log = logging.getLogger("hpcdl.horovod")
+
+
+class Table(Group):
+    """The named operations of one process set, of which only `name` and the order of calls without a name matter."""
+
+    def prepare(self, data: Group, timeline: Timeline) -> None:
+        """Begin. data: where the operations themselves take place. Called once, on all ranks."""
+        self.data, self.timeline = data, timeline
+        rank, size = self.transport.rank, self.transport.size
+        self.numbers: Iterator[int] = (-(n * size + rank) for n in count(1))  # which no other rank's are
+        self.patience = float(os.environ.get("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", "0")) or None
+        silent = os.environ.get("HOROVOD_STALL_CHECK_DISABLE", "0") not in ("", "0")
+        self._late = float("inf") if silent else float(os.environ.get("HOROVOD_STALL_CHECK_TIME_SECONDS", str(_LATE)))
+        self.joined = False
+        self._nameless: dict[str, Iterator[int]] = {}
+        self._waiting: dict[tuple[str, int], Request] = {}
+        self._known: dict[int, Verdict] = {}
+        self._post = Post(self.transport)
+        self._mine = Numbers()
+        self._coordinator = Coordinator(self.transport.ranks) if rank == 0 else None
+        self._theirs: list[dict[int, Wanted]] = [{} for _ in range(size)]
+        self._left_at = 0.0
+        self.zeros: Callable[[Verdict], list[Operation]] = lambda verdict: []
+
+    def request(self, wanted: Wanted, begin: Begin, check: Callable[[], None] | None = None) -> Request:
+        """Tell what this rank is ready for. Raises Refused for a name that is in flight; `wanted.name` "" means the next one without a name, by kind.
+
+        `begin` is called under the lock of the progress loop once all ranks want the same, in the order that all ranks follow.
+        """
+        with self.engine.locked():
+            try:
+                self.check_usable()
+            except CommunicationError as error:
+                raise translated(error) from None
+            number = -1
+            if not wanted.name:
+                wanted = wanted._replace(name=f"{wanted.kind.replace(' ', '_')}.noname")
+                number = next(self._nameless.setdefault(wanted.kind, count()))
+            key = (wanted.name, number)
+            if key in self._waiting:
+                raise Refused(
+                    f"{self.place}: {wanted.name!r} is in flight: an operation with the same name is currently being processed; "
+                    "wait for it first, or use a different tensor name"
+                )
+            request = self._waiting[key] = Request(self, wanted, number, begin)
+            self.joined |= wanted.kind == "join"
+            self.timeline.begin(wanted)
+            try:
+                self._tell(wanted, number)
+            except TransportFailure as failure:
+                self.trouble(request, failure)
+            self.submit(request)
+        return request
+
+    def over(self, request: Request) -> None:
+        """Called by a request that finishes."""
+        if self._waiting.pop((request.wanted.name, request.number_of_call), None) is not None:
+            self.timeline.end(request.wanted)
+
+    def watch(self, now: float) -> bool:
+        """As for any group; and rank 0 reads its mail and names those who are late."""
+        moved = super().watch(now)
+        if self._coordinator is not None and self.broken is None and not self.left:
+            moved |= self.pump()
+            for text in self._coordinator.late(self._late):
+                _log.warning("One or more ranks are late by more than %g seconds: %s", self._late, text)
+        return moved
+
+    def pump(self) -> bool:
+        """Read what has come and act on it; whether anything has. Never blocks. Under the lock of the progress loop."""
+        moved = False
+        for source, data in self._post.read():
+            moved = True
+            pairs, texts = unpack(data)
+            if self._coordinator is None:
+                for code, values in texts:
+                    self._known[code] = Verdict.from_json(values)
+                for code, number in pairs:
+                    self._obey(self._known[code] if code >= 0 else self._known.pop(code), number)
+            else:
+                for code, values in texts:
+                    self._theirs[source][code] = Wanted.from_json(values)
+                for code, number in pairs:
+                    known = self._theirs[source]
+                    self._coordinator.hear(source, known[code] if code >= 0 else known.pop(code), number)
+        if moved and self._coordinator is not None:
+            self._give_orders()
+        return moved
+
+    def first(self) -> Request | None:
+        """The oldest of the requests under way: one is enough to read the mail for all."""
+        return next(iter(self._waiting.values()), None)
+
+    def patient(self) -> None:
+        """Raise TransportFailure where an order that is waited for can no longer come."""
+        if self.departed and not all(request.ordered for request in self._waiting.values()):
+            now = time.monotonic()
+            self._left_at = self._left_at or now
+            if now - self._left_at > _PATIENCE:
+                raise TransportFailure(f"{ranks_text(self.departed)} ended without it")
+
+    def close(self, memory: bool = True) -> None:
+        """As for any group."""
+        with self.engine.locked():
+            self._post.close()
+        super().close(memory)
+
+    def _tell(self, wanted: Wanted, number: int) -> None:
+        if self._coordinator is not None:
+            self._coordinator.hear(0, wanted, number)
+            self._give_orders()
+            return
+        texts: list[Any] = []
+        code = self._mine.number(wanted, lambda new: texts.append([new, wanted]))
+        self._post.send(0, pack([(code, number)], texts))
+
+    def _give_orders(self) -> None:
+        assert self._coordinator is not None
+        orders: list[Order] = self._coordinator.orders()
+        if not orders:
+            return
+        codes = [order.code if order.code >= 0 else -1 - i for i, order in enumerate(orders)]
+        texts = [[code, order.verdict] for code, order in zip(codes, orders, strict=True) if order.new or code < 0]
+        message = pack([(code, order.number) for code, order in zip(codes, orders, strict=True)], texts)
+        for peer in range(1, self.transport.size):
+            self._post.send(peer, message)
+        for order in orders:
+            self._obey(order.verdict, order.number)
+
+    def _obey(self, verdict: Verdict, number: int) -> None:
+        if verdict.last >= 0:
+            self._all_joined(verdict.last)
+            return
+        request = self._waiting.get((verdict.wanted.name, number))
+        self.timeline.ordered(verdict.wanted)
+        if request is not None:
+            request.obey(verdict)
+        elif not verdict.error:
+            self.zeros(verdict)
+        for other in self._waiting.values() if self.joined else ():
+            other.moved_at = time.monotonic()  # others still have data: that is not stalling
+
+    def _all_joined(self, last: int) -> None:
+        self.joined = False
+        for request in [request for request in self._waiting.values() if request.wanted.kind == "join"]:
+            request.obey(Verdict(request.wanted, last=last))

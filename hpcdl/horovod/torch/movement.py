@@ -1,0 +1,108 @@
+"""All-gather, broadcast and all-to-all; join and barrier. `_async`: a handle for `synchronize` at once.
+
+Arguments: see `reductions`. root_rank is a rank of the job, also where a process set is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ...errors import InvalidArgument
+from ..basics import named
+from ..process_sets import ProcessSet, global_process_set
+from .handles import register, synchronize
+from .memory import array_of, tensors_of
+from .reductions import waiting
+
+__all__ = [
+    "allgather_async",
+    "alltoall_async",
+    "barrier",
+    "broadcast_",
+    "broadcast_async",
+    "broadcast_async_",
+    "grouped_allgather_async",
+    "join",
+]
+
+Tensor = torch.Tensor
+
+
+def allgather_async(tensor: Tensor, name: str | None = None, process_set: ProcessSet = global_process_set) -> int:
+    """Start to gather all ranks' `tensor` along dimension 0, in rank order; first dimensions may differ. A handle."""
+    return register(named(process_set).allgather([array_of(tensor)], name or "", then=lambda outs: tensors_of(outs)[0]))
+
+
+def grouped_allgather_async(tensors: Sequence[Tensor], name: str | None = None, process_set: ProcessSet = global_process_set) -> int:
+    """The same for several tensors, all together."""
+    return register(named(process_set).allgather([array_of(x) for x in tensors], name or "", grouped=True, then=tensors_of))
+
+
+def broadcast_async(tensor: Tensor, root_rank: int, name: str | None = None, process_set: ProcessSet = global_process_set) -> int:
+    """Start to send rank `root_rank`'s `tensor` to all, into a new one. A handle."""
+    if not tensor.is_contiguous():
+        raise InvalidArgument("Tensor is required to be contiguous.")
+    return broadcast_async_(tensor.detach().clone(), root_rank, name, process_set)
+
+
+def broadcast_async_(tensor: Tensor, root_rank: int, name: str | None = None, process_set: ProcessSet = global_process_set) -> int:
+    """Start to overwrite `tensor` with rank `root_rank`'s. A handle."""
+
+    def result() -> Tensor:
+        torch.autograd.graph.increment_version(tensor)
+        return tensor
+
+    array = array_of(tensor)
+    return register(named(process_set).broadcast(array, _place(root_rank, process_set), name or "", result))
+
+
+def broadcast_(tensor: Tensor, root_rank: int, name: str | None = None, process_set: ProcessSet = global_process_set) -> Tensor:
+    """Overwrite `tensor` with rank `root_rank`'s, and return it."""
+    with waiting(process_set):
+        found: Tensor = synchronize(broadcast_async_(tensor, root_rank, name, process_set))
+    return found
+
+
+def alltoall_async(tensor: Tensor, splits: Any = None, name: str | None = None, process_set: ProcessSet = global_process_set) -> int:
+    """Start to send rows of `tensor`: the next splits[r] to rank r; without splits the same number to each. A handle.
+
+    Its result is the tensor of what has come, in rank order; with splits a pair of it and of the numbers of rows from each rank.
+    """
+    numbers = None
+    if splits is not None:
+        given = splits if isinstance(splits, torch.Tensor) else torch.tensor(splits, dtype=torch.int32)
+        if given.dtype.is_floating_point or given.dtype == torch.bool:
+            raise InvalidArgument("alltoall expects splits to contain 32-bit integer elements.")
+        numbers = given.tolist()
+
+    def result(out: Any, received: Sequence[int]) -> Any:
+        (found,) = tensors_of([out])
+        return found if splits is None else (found, torch.tensor(received, dtype=torch.int32))
+
+    return register(named(process_set).alltoall(array_of(tensor), numbers, name or "", result))
+
+
+def join(device: int = -1) -> int:
+    """This rank has no more data: until all ranks have joined, zeros stand for it in the all-reduces of the others, averages included.
+
+    The rank that joined last. device: as Horovod has it; the zeros are on the host here.
+    """
+    with waiting(global_process_set):
+        return int(synchronize(register(named().join())))
+
+
+def barrier(process_set: ProcessSet = global_process_set) -> None:
+    """Return once all ranks have come here."""
+    with waiting(process_set):
+        synchronize(register(named(process_set).barrier()))
+
+
+def _place(root_rank: int, process_set: ProcessSet) -> int:
+    """The place of a rank of the job in a process set."""
+    members = list(range(named(process_set).size)) if process_set.process_set_id == 0 else process_set.ranks or []
+    if root_rank not in members:
+        raise InvalidArgument(f"broadcast received invalid root rank {root_rank} for provided process set; its ranks are {members}")
+    return members.index(root_rank)

@@ -1,0 +1,216 @@
+"""All-reduce and reduce-scatter. With a trailing underscore: in place. `_async`: a handle for `synchronize` at once.
+
+Arguments, common to all: tensors are contiguous; `name` matches the calls of all ranks, in any order (without one: the n-th call of its
+kind); op: Average (default), Sum, Min, Max, Product, Adasum; prescale_factor and postscale_factor multiply before and after the reduction;
+process_set: the ranks that take part. Raises HorovodInternalError, on every rank the same, where ranks disagree; InvalidArgument (a
+ValueError) for a tensor or an op that cannot be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ...collectives.progress import Engine
+from ...errors import InvalidArgument
+from ..basics import Average, Sum, named, op_name
+from ..process_sets import ProcessSet, global_process_set
+from .compression import codec_of
+from .handles import register, synchronize
+from .memory import array_of, tensors_of
+
+__all__ = [
+    "allreduce_async",
+    "allreduce_async_",
+    "grouped_allreduce_async",
+    "grouped_allreduce_async_",
+    "grouped_reducescatter_async",
+    "op_of",
+    "plain_allreduce",
+    "reducescatter_async",
+    "sparse_allreduce_async",
+    "start_allreduce",
+    "waiting",
+]
+
+Tensor = torch.Tensor
+
+
+def op_of(op: int | None, average: bool | None) -> int:
+    """The op that is meant by `op` and the older `average`, of which only one may be given."""
+    if op is not None and average is not None:
+        raise InvalidArgument("The op parameter supersedes average. Please provide only one of them.")
+    if op is not None:
+        return op
+    return Average if average in (None, True) else Sum
+
+
+def start_allreduce(
+    tensors: Sequence[Tensor],
+    name: str | None,
+    op: int,
+    prescale: float,
+    postscale: float,
+    process_set: ProcessSet,
+    grouped: bool = False,
+    codec: str = "none",
+) -> int:
+    """Start to reduce `tensors` in place; the handle. Its result is the tensor, or the tuple of them where `grouped`."""
+    arrays = [array_of(x) for x in tensors]
+
+    def result() -> Any:
+        for x in tensors:
+            torch.autograd.graph.increment_version(x)
+        return tuple(tensors) if grouped else tensors[0]
+
+    there = named(process_set)
+    return register(there.allreduce(arrays, name or "", op_name(op), prescale, postscale, codec, grouped, result))
+
+
+def allreduce_async(
+    tensor: Tensor,
+    average: bool | None = None,
+    name: str | None = None,
+    op: int | None = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
+) -> int:
+    """Start to reduce a copy of `tensor`; a handle."""
+    _check(tensor)
+    return start_allreduce([tensor.detach().clone()], name, op_of(op, average), prescale_factor, postscale_factor, process_set)
+
+
+def allreduce_async_(
+    tensor: Tensor,
+    average: bool | None = None,
+    name: str | None = None,
+    op: int | None = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
+) -> int:
+    """Start to reduce `tensor` in place; a handle."""
+    return start_allreduce([tensor], name, op_of(op, average), prescale_factor, postscale_factor, process_set)
+
+
+def grouped_allreduce_async(
+    tensors: Sequence[Tensor],
+    average: bool | None = None,
+    name: str | None = None,
+    op: int | None = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
+) -> int:
+    """Start to reduce copies of `tensors`, all together; a handle."""
+    for x in tensors:
+        _check(x)
+    copies = [x.detach().clone() for x in tensors]
+    return start_allreduce(copies, name, op_of(op, average), prescale_factor, postscale_factor, process_set, grouped=True)
+
+
+def grouped_allreduce_async_(
+    tensors: Sequence[Tensor],
+    average: bool | None = None,
+    name: str | None = None,
+    op: int | None = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
+) -> int:
+    """Start to reduce `tensors` in place, all together; a handle."""
+    return start_allreduce(list(tensors), name, op_of(op, average), prescale_factor, postscale_factor, process_set, grouped=True)
+
+
+def sparse_allreduce_async(tensor: Tensor, name: str, op: int, process_set: ProcessSet = global_process_set) -> Callable[[], Tensor]:
+    """Start to gather the rows of a sparse `tensor` of all ranks; call the result to wait for their Average or Sum, sparse."""
+    there = named(process_set)
+    indices = there.allgather([array_of(tensor._indices().t().contiguous())], f"{name}.indices", then=tensors_of)
+    values = there.allgather([array_of(tensor._values().contiguous())], f"{name}.values", then=tensors_of)
+    handles = register(indices), register(values)
+
+    def finish() -> Tensor:
+        (rows,), (numbers,) = (synchronize(handle) for handle in handles)
+        if op == Average:
+            numbers = numbers / there.size
+        return torch.sparse_coo_tensor(rows.t(), numbers, tensor.size(), check_invariants=False)
+
+    return finish
+
+
+def reducescatter_async(
+    tensor: Tensor,
+    name: str | None = None,
+    op: int = Average,
+    process_set: ProcessSet = global_process_set,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+) -> int:
+    """Start to reduce `tensor`, of which this rank gets its rows: as even as can be, one more for the first ranks. Average or Sum. A handle."""
+    return _start_reducescatter([tensor], name, op, process_set, prescale_factor, postscale_factor, grouped=False)
+
+
+def grouped_reducescatter_async(
+    tensors: Sequence[Tensor],
+    name: str | None = None,
+    op: int = Average,
+    process_set: ProcessSet = global_process_set,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+) -> int:
+    """The same for several tensors, all together."""
+    return _start_reducescatter(list(tensors), name, op, process_set, prescale_factor, postscale_factor, grouped=True)
+
+
+def _start_reducescatter(
+    tensors: list[Tensor], name: str | None, op: int, process_set: ProcessSet, prescale: float, postscale: float, grouped: bool
+) -> int:
+    there, arrays = named(process_set), [array_of(x) for x in tensors]
+
+    def result(outs: Any) -> Any:
+        found = tensors_of(outs)
+        return found if grouped else found[0]
+
+    return register(there.reducescatter(arrays, name or "", op_name(op), prescale, postscale, grouped, result))
+
+
+def plain_allreduce(
+    tensors: Sequence[Tensor],
+    name: str | None,
+    compression: Any,
+    op: int,
+    prescale: float,
+    postscale: float,
+    process_set: ProcessSet,
+    grouped: bool,
+) -> Any:
+    """Reduce copies of `tensors`, and wait; without a derivative."""
+    for x in tensors:
+        _check(x)
+    codec = codec_of(compression, tensors[0])
+    contexts: list[Any] = []
+    if codec is None:
+        pairs = [compression.compress(x.detach()) for x in tensors]
+        copies, contexts = [x.clone() for x, _ in pairs], [context for _, context in pairs]
+    else:
+        copies = [x.detach().clone() for x in tensors]
+    with waiting(process_set):
+        outs = synchronize(start_allreduce(copies, name, op, prescale, postscale, process_set, grouped, codec or "none"))
+    found = list(outs) if grouped else [outs]
+    if codec is None:
+        found = [compression.decompress(x, context) for x, context in zip(found, contexts, strict=True)]
+    return tuple(found) if grouped else found[0]
+
+
+def waiting(process_set: ProcessSet) -> Engine:
+    """As a context: this thread is about to wait, and drives the progress loop itself."""
+    return named(process_set).data.engine
+
+
+def _check(tensor: Any) -> None:
+    """Raise InvalidArgument for what Horovod does not take, before it is copied into something that could be taken."""
+    if isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and not tensor.is_contiguous():
+        raise InvalidArgument("Tensor is required to be contiguous.")
