@@ -48,15 +48,20 @@ def _verb(verbs: Verbs, name: str, text: str, verb: Verb, usage: str | None = No
 
 def _run(verbs: Verbs) -> None:
     def verb(options: argparse.Namespace) -> int:
+        from .launch.alias import AS_HOROVOD
         from .launch.run import run
 
         module = ["-m", *options.module] if options.module is not None else []
-        return run([*module, *options.command], options.ranks, tag_output=options.tag_output)
+        env = {AS_HOROVOD: "1"} if options.as_horovod else None
+        return run([*module, *options.command], options.ranks, tag_output=options.tag_output, env=env)
 
-    usage = "hpcdl run -n RANKS [--tag-output] (script.py | -m module | program) [its own arguments …]"
+    usage = "hpcdl run -n RANKS [--tag-output] [--as-horovod] (script.py | -m module | program) [its own arguments …]"
     parser = _verb(verbs, "run", "run a script on several ranks of this machine", verb, usage)
     parser.add_argument("-n", "-np", dest="ranks", type=_at_least_one, required=True, metavar="RANKS", help="number of ranks")
     parser.add_argument("--tag-output", action="store_true", help="begin each line of output with its rank: [2] …")
+    parser.add_argument(
+        "--as-horovod", action="store_true", help="answer `import horovod` from this package: a script of Horovod's runs as it is"
+    )
     parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE", help="run a module, as `python -m` does")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="script.py …", help="everything after it is the script's own")
 

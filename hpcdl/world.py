@@ -17,7 +17,7 @@ from .collectives.operation import Operation
 from .collectives.plan import Plan
 from .collectives.progress import Engine
 from .collectives.settle import settle
-from .collectives.subgroup import AnyGroup, subgroup
+from .collectives.subgroup import subgroup
 from .collectives.worth import Worth, worth
 from .errors import CommunicationError, InvalidArgument
 from .transport.base import Placement, Transport
@@ -185,13 +185,7 @@ class World:
         members = sorted((int(k), rank) for rank, (there, c, k) in enumerate(everyone) if there and c == color)
         return self.group([rank for _, rank in members])
 
-    def new_group(
-        self,
-        purpose: str,
-        ranks: Iterable[int] | None = None,
-        messages_only: bool = False,
-        kind: type[AnyGroup] = Group,  # type: ignore[assignment]
-    ) -> AnyGroup:
+    def new_group(self, purpose: str, ranks: Iterable[int] | None = None, messages_only: bool = False, kind: type[Group] = Group) -> Group:
         """A group of the same ranks, in the order of `ranks`, with communicators of its own; see `subgroup`."""
         label = f"{purpose} {next(self._names)} of {self._group.label}"
         return subgroup(self._group, tuple(range(self.size) if ranks is None else ranks), label, messages_only, kind)

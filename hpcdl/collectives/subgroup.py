@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from typing import TypeVar
 
 import numpy as np
 
@@ -17,18 +16,10 @@ from .operation import Operation, Signature
 from .ops import by_name as op_by_name
 from .task import Task
 
-__all__ = ["AnyGroup", "subgroup"]
-
-AnyGroup = TypeVar("AnyGroup", bound=Group)
+__all__ = ["subgroup"]
 
 
-def subgroup(
-    group: Group,
-    members: tuple[int, ...],
-    label: str,
-    messages_only: bool = False,
-    kind: type[AnyGroup] = Group,  # type: ignore[assignment]
-) -> AnyGroup:
+def subgroup(group: Group, members: tuple[int, ...], label: str, messages_only: bool = False, kind: type[Group] = Group) -> Group:
     """A group of `members` (ranks of `group`), with communicators of its own. Called by the members only, by all of them.
 
     messages_only: it has neither shared memory nor the MPI library's own calls. kind: its class.

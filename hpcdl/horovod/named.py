@@ -23,7 +23,8 @@ from ..collectives.operation import Operation
 from ..errors import InvalidArgument
 from ..world import World
 from .errors import Refused
-from .reduce import check_op, part_of, reduce_in_place
+from .fuse import reduce_together
+from .reduce import check_op, part_of
 from .request import Request
 from .table import Table
 from .timeline import Timeline
@@ -38,7 +39,9 @@ class Named:
     def __init__(self, world: World, timeline: Timeline | None = None) -> None:
         self.world, self.size = world, world.size
         self.data = world.new_group("named operations")
-        self.table = world.new_group("names", messages_only=True, kind=Table)
+        table = world.new_group("names", messages_only=True, kind=Table)
+        assert isinstance(table, Table)
+        self.table = table
         self.table.prepare(self.data, Timeline() if timeline is None else timeline)
         self.table.zeros = self._with_zeros
 
@@ -65,7 +68,7 @@ class Named:
         wanted = Wanted(kind, name, _told(arrays), op, scales=(float(prescale), float(postscale)), codec=codec)
 
         def begin(verdict: Verdict) -> tuple[list[Operation], Callable[[], Any]]:
-            started = [reduce_in_place(self.data, x, wanted) for x in arrays]
+            started = reduce_together(self.data, arrays, wanted)
             return [operation for operation, _ in started], lambda: _ended([end for _, end in started], then)
 
         return self.table.request(wanted, begin)
@@ -127,8 +130,9 @@ class Named:
         grouped: bool = False,
         then: Callable[[Any], Any] | None = None,
     ) -> Request:
-        """New arrays: this rank's part of each of the reduced `arrays`, which stay as they are. Rows are dealt as evenly as can be, the first
-        ranks get one more. op: average or sum.
+        """New arrays: this rank's part of each of the reduced `arrays`, which stay as they are. op: average or sum.
+
+        Rows are dealt as evenly as can be; the first ranks get one more.
         """
         for x in arrays:
             check_op(self.data, op, check_array(self.data, x))
@@ -196,7 +200,8 @@ class Named:
         wanted = verdict.wanted
         if wanted.kind not in ("allreduce", "grouped allreduce"):
             return []
-        return [reduce_in_place(self.data, np.zeros(shape, _dtype(dtype)), wanted)[0] for dtype, shape in wanted.arrays]
+        zeros = [np.zeros(shape, _dtype(dtype)) for dtype, shape in wanted.arrays]
+        return [operation for operation, _ in reduce_together(self.data, zeros, wanted)]
 
 
 def _ended(ends: Sequence[Callable[[], None]], then: Callable[[], Any] | None) -> Any:

@@ -59,10 +59,7 @@ def reduce_in_place(group: Group, x: Array, wanted: Wanted) -> tuple[Operation, 
 
         return operation, narrow
     scale(x, prescale)
-    if op == "adasum":
-        operation = adasum(group, x)
-    else:
-        operation = calls.allreduce(group, x, OPS[op], codec)
+    operation = adasum(group, x) if op == "adasum" else calls.allreduce(group, x, OPS[op], codec)
     return operation, lambda: scale(x, postscale)
 
 

@@ -38,6 +38,8 @@ _log = logging.getLogger("hpcdl.horovod")
 class Table(Group):
     """The named operations of one process set, of which only `name` and the order of calls without a name matter."""
 
+    _coordinator: Coordinator | None = None
+
     def prepare(self, data: Group, timeline: Timeline) -> None:
         """Begin. data: where the operations themselves take place. Called once, on all ranks."""
         self.data, self.timeline = data, timeline
@@ -52,15 +54,17 @@ class Table(Group):
         self._known: dict[int, Verdict] = {}
         self._post = Post(self.transport)
         self._mine = Numbers()
-        self._coordinator = Coordinator(self.transport.ranks) if rank == 0 else None
         self._theirs: list[dict[int, Wanted]] = [{} for _ in range(size)]
         self._left_at = 0.0
         self.zeros: Callable[[Verdict], list[Operation]] = lambda verdict: []
+        if rank == 0:  # last: from now on the progress loop reads its mail
+            self._coordinator = Coordinator(self.transport.ranks)
 
-    def request(self, wanted: Wanted, begin: Begin, check: Callable[[], None] | None = None) -> Request:
-        """Tell what this rank is ready for. Raises Refused for a name that is in flight; `wanted.name` "" means the next one without a name, by kind.
+    def request(self, wanted: Wanted, begin: Begin) -> Request:
+        """Tell what this rank is ready for. A name "" means the next operation without a name, by kind.
 
-        `begin` is called under the lock of the progress loop once all ranks want the same, in the order that all ranks follow.
+        `begin` is called under the lock of the progress loop once all ranks want the same, in the order that all ranks follow. Raises
+        Refused for a name that is in flight, and HorovodInternalError where the ranks can no longer go on together.
         """
         with self.engine.locked():
             try:

@@ -82,11 +82,9 @@ def judge(wishes: Mapping[int, Wanted], joined: Mapping[int, int], names: tuple[
         cure = "all ranks must want the same under a name, or use different names"
         return Verdict(first, f"ranks disagree on {first.name!r}: {told}; cure: {cure}")
     if joined and first.kind not in WITH_JOINED:
+        hint = _JOIN_HINT if "allgather" in first.kind else ""
         gone = ranks_text(names[rank] for rank in joined)
-        return Verdict(
-            first,
-            f"{first.kind} {first.name!r} is not supported with join at this time: {gone} joined{_JOIN_HINT if 'allgather' in first.kind else ''}",
-        )
+        return Verdict(first, f"{first.kind} {first.name!r} is not supported with join at this time: {gone} joined{hint}")
     ranks = range(len(names))
     if first.kind in ("allgather", "grouped allgather"):
         return Verdict(first, rows=tuple(tuple(wishes[r].arrays[i][1][0] for r in ranks) for i in range(len(first.arrays))))

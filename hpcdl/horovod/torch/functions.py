@@ -35,17 +35,15 @@ __all__ = [
     "reducescatter",
 ]
 
-Tensor = torch.Tensor
-
 
 class _AllReduce(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, grouped: bool, name: Any, compression: Any, how: tuple[Any, ...], *tensors: Tensor) -> Any:
+    def forward(ctx: Any, grouped: bool, name: Any, compression: Any, how: tuple[Any, ...], *tensors: torch.Tensor) -> Any:
         ctx.grouped, ctx.compression, ctx.how = grouped, compression, how
-        return plain_allreduce(tensors, name, compression, *how, grouped=grouped)
+        return plain_allreduce(tensors, name, compression, how, grouped)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
         dense = [grad.contiguous() for grad in grads]
         outs = _AllReduce.apply(ctx.grouped, None, ctx.compression, ctx.how, *dense)
         return (None, None, None, None, *(outs if ctx.grouped else (outs,)))
@@ -53,7 +51,7 @@ class _AllReduce(torch.autograd.Function):
 
 class _AllGather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, grouped: bool, name: Any, process_set: ProcessSet, *tensors: Tensor) -> Any:
+    def forward(ctx: Any, grouped: bool, name: Any, process_set: ProcessSet, *tensors: torch.Tensor) -> Any:
         ctx.grouped, ctx.process_set, ctx.rows = grouped, process_set, [x.shape[0] for x in tensors]
         with waiting(process_set):
             if grouped:
@@ -61,7 +59,7 @@ class _AllGather(torch.autograd.Function):
             return synchronize(allgather_async(tensors[0], name, process_set))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
         there, mine = ctx.process_set, torch.tensor([ctx.rows], dtype=torch.int64)
         before = allgather(mine, process_set=there)[: there.rank()].sum(0).tolist()
         outs = grouped_allreduce([grad.contiguous() for grad in grads], op=Average, process_set=there)
@@ -71,20 +69,20 @@ class _AllGather(torch.autograd.Function):
 
 class _Broadcast(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor, root_rank: int, name: Any, process_set: ProcessSet) -> Any:
+    def forward(ctx: Any, tensor: torch.Tensor, root_rank: int, name: Any, process_set: ProcessSet) -> Any:
         ctx.root, ctx.process_set = root_rank, process_set
         with waiting(process_set):
             return synchronize(broadcast_async(tensor, root_rank, name, process_set))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
         out = allreduce(grads[0].contiguous(), op=Average, process_set=ctx.process_set)
         return out if rank() == ctx.root else torch.zeros_like(out), None, None, None
 
 
 class _AllToAll(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor, splits: Any, name: Any, process_set: ProcessSet) -> Any:
+    def forward(ctx: Any, tensor: torch.Tensor, splits: Any, name: Any, process_set: ProcessSet) -> Any:
         even = splits is None
         numbers = [tensor.shape[0] // (process_set.size() or 1)] * (process_set.size() or 1) if even else splits
         with waiting(process_set):
@@ -106,7 +104,9 @@ class _AllToAll(torch.autograd.Function):
 
 class _ReduceScatter(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, grouped: bool, name: Any, op: int, process_set: ProcessSet, scales: tuple[float, float], *tensors: Tensor) -> Any:
+    def forward(
+        ctx: Any, grouped: bool, name: Any, op: int, process_set: ProcessSet, scales: tuple[float, float], *tensors: torch.Tensor
+    ) -> Any:
         ctx.grouped, ctx.process_set = grouped, process_set
         ctx.factor = scales[0] * scales[1] * ((process_set.size() or 1) if op == Sum else 1)
         with waiting(process_set):
@@ -115,13 +115,13 @@ class _ReduceScatter(torch.autograd.Function):
             return synchronize(reducescatter_async(tensors[0], name, op, process_set, *scales))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
         outs = grouped_allgather([(grad * ctx.factor).contiguous() for grad in grads], process_set=ctx.process_set)
         return (None, None, None, None, None, *outs)
 
 
 def allreduce(
-    tensor: Tensor,
+    tensor: torch.Tensor,
     average: bool | None = None,
     name: str | None = None,
     compression: Any = Compression.none,
@@ -129,30 +129,30 @@ def allreduce(
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
     process_set: ProcessSet = global_process_set,
-) -> Tensor:
+) -> torch.Tensor:
     """A new tensor: `tensor` reduced over all ranks."""
     how = op_of(op, average), prescale_factor, postscale_factor, process_set
-    found: Tensor = _AllReduce.apply(False, name, compression, how, tensor)
+    found: torch.Tensor = _AllReduce.apply(False, name, compression, how, tensor)
     return found
 
 
 def allreduce_(
-    tensor: Tensor,
+    tensor: torch.Tensor,
     average: bool | None = None,
     name: str | None = None,
     op: int | None = None,
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
     process_set: ProcessSet = global_process_set,
-) -> Tensor:
+) -> torch.Tensor:
     """Reduce `tensor` over all ranks, in place, and return it."""
     with waiting(process_set):
-        found: Tensor = synchronize(allreduce_async_(tensor, average, name, op, prescale_factor, postscale_factor, process_set))
+        found: torch.Tensor = synchronize(allreduce_async_(tensor, average, name, op, prescale_factor, postscale_factor, process_set))
     return found
 
 
 def grouped_allreduce(
-    tensors: Sequence[Tensor],
+    tensors: Sequence[torch.Tensor],
     average: bool | None = None,
     name: str | None = None,
     compression: Any = Compression.none,
@@ -160,14 +160,14 @@ def grouped_allreduce(
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
     process_set: ProcessSet = global_process_set,
-) -> list[Tensor]:
+) -> list[torch.Tensor]:
     """New tensors: `tensors` reduced over all ranks, all together."""
     how = op_of(op, average), prescale_factor, postscale_factor, process_set
     return list(_AllReduce.apply(True, name, compression, how, *tensors))
 
 
 def grouped_allreduce_(
-    tensors: Sequence[Tensor],
+    tensors: Sequence[torch.Tensor],
     average: bool | None = None,
     name: str | None = None,
     op: int | None = None,
@@ -180,57 +180,63 @@ def grouped_allreduce_(
         return synchronize(grouped_allreduce_async_(tensors, average, name, op, prescale_factor, postscale_factor, process_set))
 
 
-def allgather(tensor: Tensor, name: str | None = None, process_set: ProcessSet = global_process_set) -> Tensor:
+def allgather(tensor: torch.Tensor, name: str | None = None, process_set: ProcessSet = global_process_set) -> torch.Tensor:
     """All ranks' `tensor` along dimension 0, in rank order; first dimensions may differ."""
-    found: Tensor = _AllGather.apply(False, name, process_set, tensor)
+    found: torch.Tensor = _AllGather.apply(False, name, process_set, tensor)
     return found
 
 
-def grouped_allgather(tensors: Sequence[Tensor], name: str | None = None, process_set: ProcessSet = global_process_set) -> Any:
+def grouped_allgather(tensors: Sequence[torch.Tensor], name: str | None = None, process_set: ProcessSet = global_process_set) -> Any:
     """The same for several tensors, all together."""
     return _AllGather.apply(True, name, process_set, *tensors)
 
 
-def broadcast(tensor: Tensor, root_rank: int, name: str | None = None, process_set: ProcessSet = global_process_set) -> Tensor:
+def broadcast(tensor: torch.Tensor, root_rank: int, name: str | None = None, process_set: ProcessSet = global_process_set) -> torch.Tensor:
     """A new tensor: rank `root_rank`'s `tensor`."""
-    found: Tensor = _Broadcast.apply(tensor, root_rank, name, process_set)
+    found: torch.Tensor = _Broadcast.apply(tensor, root_rank, name, process_set)
     return found
 
 
-def alltoall(tensor: Tensor, splits: Any = None, name: str | None = None, process_set: ProcessSet = global_process_set) -> Any:
+def alltoall(tensor: torch.Tensor, splits: Any = None, name: str | None = None, process_set: ProcessSet = global_process_set) -> Any:
     """What all ranks send to this one, in rank order; with splits also the numbers of rows from each. See `alltoall_async`."""
     return _AllToAll.apply(tensor, splits, name, process_set)
 
 
 def reducescatter(
-    tensor: Tensor,
+    tensor: torch.Tensor,
     name: str | None = None,
     compression: Any = Compression.none,
     op: int = Average,
     process_set: ProcessSet = global_process_set,
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
-) -> Tensor:
+) -> torch.Tensor:
     """This rank's rows of the reduced `tensor`. compression: only that of the user's own is applied; sums are exact otherwise."""
     return _scattered([tensor], name, compression, op, process_set, (prescale_factor, postscale_factor), grouped=False)[0]
 
 
 def grouped_reducescatter(
-    tensors: Sequence[Tensor],
+    tensors: Sequence[torch.Tensor],
     name: str | None = None,
     compression: Any = Compression.none,
     op: int = Average,
     process_set: ProcessSet = global_process_set,
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
-) -> list[Tensor]:
+) -> list[torch.Tensor]:
     """The same for several tensors, all together."""
     return _scattered(tensors, name, compression, op, process_set, (prescale_factor, postscale_factor), grouped=True)
 
 
 def _scattered(
-    tensors: Sequence[Tensor], name: Any, compression: Any, op: int, process_set: ProcessSet, scales: tuple[float, float], grouped: bool
-) -> list[Tensor]:
+    tensors: Sequence[torch.Tensor],
+    name: Any,
+    compression: Any,
+    op: int,
+    process_set: ProcessSet,
+    scales: tuple[float, float],
+    grouped: bool,
+) -> list[torch.Tensor]:
     own = getattr(compression, "codec", None) is None
     pairs = [compression.compress(x) if own else (x, None) for x in tensors]
     outs = _ReduceScatter.apply(grouped, name, op, process_set, scales, *(x for x, _ in pairs))

@@ -15,8 +15,6 @@ from .reductions import sparse_allreduce_async, start_allreduce
 
 __all__ = ["Gradients"]
 
-Parameter = torch.nn.Parameter
-
 #: Waits, and puts what came into the gradients.
 Finish = Callable[[], None]
 
@@ -29,22 +27,22 @@ class Gradients:
 
     def __init__(
         self,
-        names: dict[Parameter, str],
+        names: dict[torch.nn.Parameter, str],
         compression: Any,
         passes: int,
         op: int,
         sparse_as_dense: bool,
         process_set: ProcessSet,
-        together: Sequence[tuple[Parameter, ...]],
+        together: Sequence[tuple[torch.nn.Parameter, ...]],
         alone: bool,
     ) -> None:
         self._names, self._compression, self._op = names, compression, op
         self._sparse_as_dense, self._process_set, self._alone = sparse_as_dense, process_set, alone
         self._passes, self._left = passes, dict.fromkeys(names, passes)
         self._group = {p: group for group in together for p in group}
-        self._made: dict[tuple[Parameter, ...], set[Parameter]] = {group: set() for group in together}
-        self._under_way: dict[tuple[Parameter, ...], Finish] = {}
-        self._seen: set[Parameter] = set()  # in this step
+        self._made: dict[tuple[torch.nn.Parameter, ...], set[torch.nn.Parameter]] = {group: set() for group in together}
+        self._under_way: dict[tuple[torch.nn.Parameter, ...], Finish] = {}
+        self._seen: set[torch.nn.Parameter] = set()  # in this step
         if not alone:
             for p in names:
                 if p.requires_grad:
@@ -88,7 +86,7 @@ class Gradients:
             made.clear()
         self._left = dict.fromkeys(self._names, self._passes)
 
-    def _arrived(self, p: Parameter) -> None:
+    def _arrived(self, p: torch.nn.Parameter) -> None:
         """Backward has added to ``p.grad``."""
         if self._left[p] <= 0:
             raise AssertionError(
@@ -107,7 +105,7 @@ class Gradients:
         if len(self._made[group]) == len(group):
             self._start(group)
 
-    def _start(self, group: tuple[Parameter, ...]) -> None:
+    def _start(self, group: tuple[torch.nn.Parameter, ...]) -> None:
         for p in group:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
@@ -135,7 +133,7 @@ class Gradients:
 
         self._under_way[group] = finish
 
-    def _sparse(self, p: Parameter, grad: torch.Tensor, name: str) -> Finish:
+    def _sparse(self, p: torch.nn.Parameter, grad: torch.Tensor, name: str) -> Finish:
         wait = sparse_allreduce_async(grad, f"gradient.{name}", self._op, self._process_set)
 
         def finish() -> None:

@@ -28,30 +28,28 @@ __all__ = [
     "join",
 ]
 
-Tensor = torch.Tensor
 
-
-def allgather_async(tensor: Tensor, name: str | None = None, process_set: ProcessSet = global_process_set) -> int:
+def allgather_async(tensor: torch.Tensor, name: str | None = None, process_set: ProcessSet = global_process_set) -> int:
     """Start to gather all ranks' `tensor` along dimension 0, in rank order; first dimensions may differ. A handle."""
     return register(named(process_set).allgather([array_of(tensor)], name or "", then=lambda outs: tensors_of(outs)[0]))
 
 
-def grouped_allgather_async(tensors: Sequence[Tensor], name: str | None = None, process_set: ProcessSet = global_process_set) -> int:
+def grouped_allgather_async(tensors: Sequence[torch.Tensor], name: str | None = None, process_set: ProcessSet = global_process_set) -> int:
     """The same for several tensors, all together."""
     return register(named(process_set).allgather([array_of(x) for x in tensors], name or "", grouped=True, then=tensors_of))
 
 
-def broadcast_async(tensor: Tensor, root_rank: int, name: str | None = None, process_set: ProcessSet = global_process_set) -> int:
+def broadcast_async(tensor: torch.Tensor, root_rank: int, name: str | None = None, process_set: ProcessSet = global_process_set) -> int:
     """Start to send rank `root_rank`'s `tensor` to all, into a new one. A handle."""
     if not tensor.is_contiguous():
         raise InvalidArgument("Tensor is required to be contiguous.")
     return broadcast_async_(tensor.detach().clone(), root_rank, name, process_set)
 
 
-def broadcast_async_(tensor: Tensor, root_rank: int, name: str | None = None, process_set: ProcessSet = global_process_set) -> int:
+def broadcast_async_(tensor: torch.Tensor, root_rank: int, name: str | None = None, process_set: ProcessSet = global_process_set) -> int:
     """Start to overwrite `tensor` with rank `root_rank`'s. A handle."""
 
-    def result() -> Tensor:
+    def result() -> torch.Tensor:
         torch.autograd.graph.increment_version(tensor)
         return tensor
 
@@ -59,14 +57,14 @@ def broadcast_async_(tensor: Tensor, root_rank: int, name: str | None = None, pr
     return register(named(process_set).broadcast(array, _place(root_rank, process_set), name or "", result))
 
 
-def broadcast_(tensor: Tensor, root_rank: int, name: str | None = None, process_set: ProcessSet = global_process_set) -> Tensor:
+def broadcast_(tensor: torch.Tensor, root_rank: int, name: str | None = None, process_set: ProcessSet = global_process_set) -> torch.Tensor:
     """Overwrite `tensor` with rank `root_rank`'s, and return it."""
     with waiting(process_set):
-        found: Tensor = synchronize(broadcast_async_(tensor, root_rank, name, process_set))
+        found: torch.Tensor = synchronize(broadcast_async_(tensor, root_rank, name, process_set))
     return found
 
 
-def alltoall_async(tensor: Tensor, splits: Any = None, name: str | None = None, process_set: ProcessSet = global_process_set) -> int:
+def alltoall_async(tensor: torch.Tensor, splits: Any = None, name: str | None = None, process_set: ProcessSet = global_process_set) -> int:
     """Start to send rows of `tensor`: the next splits[r] to rank r; without splits the same number to each. A handle.
 
     Its result is the tensor of what has come, in rank order; with splits a pair of it and of the numbers of rows from each rank.

@@ -82,13 +82,14 @@ class _Averaging:
 
     def _reducing(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         def reduced() -> Any:
-            loss = closure()
+            with torch.enable_grad():
+                loss = closure()
             if self._should_synchronize:
                 self.synchronize()
                 self._synchronized = False
             return loss
 
-        return torch.enable_grad()(reduced)
+        return reduced
 
 
 def DistributedOptimizer(  # noqa: N802 - Horovod's name
@@ -138,7 +139,7 @@ def _wrap(optimizer: torch.optim.Optimizer, mixin: type) -> Any:
 
     Why no new optimizer: its state, its hooks, and what is tied to its parameter groups, such as a schedule, stay as they are.
     """
-    kind = type(type(optimizer).__name__, (mixin, type(optimizer)), {"__module__": __name__})
+    kind: Any = type(type(optimizer).__name__, (mixin, type(optimizer)), {"__module__": __name__})
     new = kind.__new__(kind)
     new.__dict__.update({key: value for key, value in optimizer.__dict__.items() if key != "step"})  # a schedule's counter of the old one
     return new

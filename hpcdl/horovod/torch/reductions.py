@@ -35,8 +35,6 @@ __all__ = [
     "waiting",
 ]
 
-Tensor = torch.Tensor
-
 
 def op_of(op: int | None, average: bool | None) -> int:
     """The op that is meant by `op` and the older `average`, of which only one may be given."""
@@ -48,7 +46,7 @@ def op_of(op: int | None, average: bool | None) -> int:
 
 
 def start_allreduce(
-    tensors: Sequence[Tensor],
+    tensors: Sequence[torch.Tensor],
     name: str | None,
     op: int,
     prescale: float,
@@ -70,7 +68,7 @@ def start_allreduce(
 
 
 def allreduce_async(
-    tensor: Tensor,
+    tensor: torch.Tensor,
     average: bool | None = None,
     name: str | None = None,
     op: int | None = None,
@@ -84,7 +82,7 @@ def allreduce_async(
 
 
 def allreduce_async_(
-    tensor: Tensor,
+    tensor: torch.Tensor,
     average: bool | None = None,
     name: str | None = None,
     op: int | None = None,
@@ -97,7 +95,7 @@ def allreduce_async_(
 
 
 def grouped_allreduce_async(
-    tensors: Sequence[Tensor],
+    tensors: Sequence[torch.Tensor],
     average: bool | None = None,
     name: str | None = None,
     op: int | None = None,
@@ -113,7 +111,7 @@ def grouped_allreduce_async(
 
 
 def grouped_allreduce_async_(
-    tensors: Sequence[Tensor],
+    tensors: Sequence[torch.Tensor],
     average: bool | None = None,
     name: str | None = None,
     op: int | None = None,
@@ -125,14 +123,16 @@ def grouped_allreduce_async_(
     return start_allreduce(list(tensors), name, op_of(op, average), prescale_factor, postscale_factor, process_set, grouped=True)
 
 
-def sparse_allreduce_async(tensor: Tensor, name: str, op: int, process_set: ProcessSet = global_process_set) -> Callable[[], Tensor]:
+def sparse_allreduce_async(
+    tensor: torch.Tensor, name: str, op: int, process_set: ProcessSet = global_process_set
+) -> Callable[[], torch.Tensor]:
     """Start to gather the rows of a sparse `tensor` of all ranks; call the result to wait for their Average or Sum, sparse."""
     there = named(process_set)
     indices = there.allgather([array_of(tensor._indices().t().contiguous())], f"{name}.indices", then=tensors_of)
     values = there.allgather([array_of(tensor._values().contiguous())], f"{name}.values", then=tensors_of)
     handles = register(indices), register(values)
 
-    def finish() -> Tensor:
+    def finish() -> torch.Tensor:
         (rows,), (numbers,) = (synchronize(handle) for handle in handles)
         if op == Average:
             numbers = numbers / there.size
@@ -142,19 +142,19 @@ def sparse_allreduce_async(tensor: Tensor, name: str, op: int, process_set: Proc
 
 
 def reducescatter_async(
-    tensor: Tensor,
+    tensor: torch.Tensor,
     name: str | None = None,
     op: int = Average,
     process_set: ProcessSet = global_process_set,
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
 ) -> int:
-    """Start to reduce `tensor`, of which this rank gets its rows: as even as can be, one more for the first ranks. Average or Sum. A handle."""
+    """Start to reduce `tensor`, of which this rank gets its rows: dealt evenly, one more for the first ranks. Average or Sum. A handle."""
     return _start_reducescatter([tensor], name, op, process_set, prescale_factor, postscale_factor, grouped=False)
 
 
 def grouped_reducescatter_async(
-    tensors: Sequence[Tensor],
+    tensors: Sequence[torch.Tensor],
     name: str | None = None,
     op: int = Average,
     process_set: ProcessSet = global_process_set,
@@ -166,7 +166,7 @@ def grouped_reducescatter_async(
 
 
 def _start_reducescatter(
-    tensors: list[Tensor], name: str | None, op: int, process_set: ProcessSet, prescale: float, postscale: float, grouped: bool
+    tensors: list[torch.Tensor], name: str | None, op: int, process_set: ProcessSet, prescale: float, postscale: float, grouped: bool
 ) -> int:
     there, arrays = named(process_set), [array_of(x) for x in tensors]
 
@@ -178,16 +178,13 @@ def _start_reducescatter(
 
 
 def plain_allreduce(
-    tensors: Sequence[Tensor],
+    tensors: Sequence[torch.Tensor],
     name: str | None,
     compression: Any,
-    op: int,
-    prescale: float,
-    postscale: float,
-    process_set: ProcessSet,
+    how: tuple[int, float, float, ProcessSet],
     grouped: bool,
 ) -> Any:
-    """Reduce copies of `tensors`, and wait; without a derivative."""
+    """Reduce copies of `tensors`, and wait; without a derivative. how: op, factors before and after, process set."""
     for x in tensors:
         _check(x)
     codec = codec_of(compression, tensors[0])
@@ -197,8 +194,8 @@ def plain_allreduce(
         copies, contexts = [x.clone() for x, _ in pairs], [context for _, context in pairs]
     else:
         copies = [x.detach().clone() for x in tensors]
-    with waiting(process_set):
-        outs = synchronize(start_allreduce(copies, name, op, prescale, postscale, process_set, grouped, codec or "none"))
+    with waiting(how[3]):
+        outs = synchronize(start_allreduce(copies, name, *how, grouped, codec or "none"))
     found = list(outs) if grouped else [outs]
     if codec is None:
         found = [compression.decompress(x, context) for x, context in zip(found, contexts, strict=True)]
@@ -207,7 +204,8 @@ def plain_allreduce(
 
 def waiting(process_set: ProcessSet) -> Engine:
     """As a context: this thread is about to wait, and drives the progress loop itself."""
-    return named(process_set).data.engine
+    engine: Engine = named(process_set).data.engine
+    return engine
 
 
 def _check(tensor: Any) -> None:

@@ -51,7 +51,7 @@ def broadcast_parameters(params: Any, root_rank: int) -> None:
 class _Place(NamedTuple):
     """Where a tensor was in a structure."""
 
-    index: int
+    number: int
     shape: tuple[int, ...]
     dtype: torch.dtype
 
@@ -79,10 +79,10 @@ def broadcast_object(obj: Any = None, root_rank: int = 0, name: str | None = Non
     """
     name = name or "broadcast_object"
     data, good = _dump(obj) if rank() == root_rank else (b"", True)
-    head = torch.tensor([len(data), good], dtype=torch.int64)
+    head: Any = torch.tensor([len(data), good], dtype=torch.int64)
     broadcast_(head, root_rank, f"{name}.sz", process_set)
     size, well = head.tolist()
-    there = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(size, dtype=torch.uint8)
+    there: Any = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(size, dtype=torch.uint8)
     broadcast_(there, root_rank, f"{name}.t", process_set)
     if not well:
         raise InvalidArgument(f"the object of rank {root_rank} cannot be pickled ({there.numpy().tobytes().decode()}); send what can be")
@@ -144,7 +144,7 @@ def _places(x: Any) -> list[_Place]:
 def _together(x: Any, tensors: list[torch.Tensor]) -> Any:
     """The inverse of `_apart`."""
     if isinstance(x, _Place):
-        return tensors[x.index]
+        return tensors[x.number]
     if isinstance(x, dict):
         return {key: _together(value, tensors) for key, value in x.items()}
     if type(x) in (list, tuple):
