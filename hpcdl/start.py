@@ -7,16 +7,20 @@ import io
 import os
 import sys
 import threading
+import zlib
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from .errors import InvalidArgument, LaunchError
 from .launch.env import check_world
+from .launch.machine import cores
 from .transport.base import Transport
 from .transport.last_words import farewell, on_farewell
 from .world import World
 
-__all__ = ["adopt", "init", "running"]
+__all__ = ["adopt", "init", "running", "thread_share"]
 
 _lock = threading.Lock()
 _world: World | None = None
@@ -70,6 +74,18 @@ def _begin(transport: Transport, timeout: float | None, library: str) -> World:
 def running() -> World | None:
     """The world that `init` made; None before that. Not collective."""
     return _world
+
+
+def thread_share(world: World) -> int:
+    """Threads for this rank's computation: OMP_NUM_THREADS, or its share of the cores, at least 1. Collective.
+
+    Why the masks are compared: a launcher that ties each rank to cores of its own has shared them out already.
+    """
+    mask = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    mine = np.array([[world.node, zlib.crc32(repr(mask).encode())]], np.int64)
+    sharing = int((world.allgather(mine) == mine).all(axis=1).sum())
+    told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(told) if told.isdecimal() and int(told) > 0 else max(1, cores() // sharing)
 
 
 def _finish() -> None:

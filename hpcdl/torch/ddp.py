@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..agree import compare
 from ..codecs import Codec
 from ..errors import InvalidArgument
 from ..reduction.compressor import Compressor
 from ..reduction.memory import Memory
 from ..world import World
 from . import living, start, state
-from .agree import compare, compare_values
+from .agree import compare_values
 from .gradients import Copies, Gradients
 from .members import Members, check_tensors, everything
 from .same_samples import SameSamples

@@ -8,12 +8,12 @@ from typing import Any, Protocol
 import numpy as np
 from torch.utils import data
 
+from ..agree import agree, count
 from ..errors import InvalidArgument
 from ..world import World
 from . import samples as announced
 from .one_dataset import OneDataset
 from .own_batches import OwnBatches
-from .settings import agree, count
 from .start import default_world
 
 __all__ = ["Loader", "loader"]

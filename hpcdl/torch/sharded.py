@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..agree import compare
 from ..errors import InvalidArgument
 from ..world import World
 from . import start
-from .agree import compare
 from .state import bytes_of
 from .tensors import as_array, as_tensor
 

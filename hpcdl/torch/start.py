@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import zlib
 from typing import Any
 
 import numpy as np
@@ -12,10 +10,9 @@ import torch
 
 from .. import start
 from ..errors import InvalidArgument
-from ..launch.machine import cores
 from ..world import World
 
-__all__ = ["default_world", "init", "seed_rank", "thread_share"]
+__all__ = ["default_world", "init", "seed_rank"]
 
 _settled: World | None = None  # the world for which this process has been set up
 
@@ -39,7 +36,7 @@ def init(comm: Any = None, timeout: float | None = None, seed: int | None = None
     if _settled is not world:
         _settled = world
         _take_device(world)
-        torch.set_num_threads(thread_share(world))
+        torch.set_num_threads(start.thread_share(world))
     if seed is not None:
         seed_rank(seed, world.rank)
     return world
@@ -66,15 +63,3 @@ def _take_device(world: World) -> None:
     if torch.cuda.is_available():
         world.device = f"cuda:{world.local_rank % torch.cuda.device_count()}"
         torch.cuda.set_device(world.device)
-
-
-def thread_share(world: World) -> int:
-    """Threads for this rank's computation: OMP_NUM_THREADS, or its share of the cores, at least 1. Collective.
-
-    Why the masks are compared: a launcher that ties each rank to cores of its own has shared them out already.
-    """
-    mask = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    mine = np.array([[world.node, zlib.crc32(repr(mask).encode())]], np.int64)
-    sharing = int((world.allgather(mine) == mine).all(axis=1).sum())
-    told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return int(told) if told.isdecimal() and int(told) > 0 else max(1, cores() // sharing)

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..agree import compare
 from ..errors import InvalidArgument
 from ..reduction.compressors import by_name
 from ..reduction.elementwise import Elementwise
 from ..reduction.reducer import Reducer
 from ..world import World
 from . import sparse
-from .agree import compare
 from .samples import Samples
 from .tensors import as_array, as_tensor, numpy_dtype
 from .use import Use, length

@@ -13,6 +13,7 @@ from hpcdl.errors import InvalidArgument
 torch = framework("torch")
 
 import hpcdl.torch as ht  # noqa: E402
+from hpcdl import start as beginning  # noqa: E402
 from hpcdl.torch import start  # noqa: E402
 
 
@@ -65,11 +66,11 @@ def test_threads_are_shared_out(ranks, monkeypatch, masks, threads):
     rank_of = threading.local()
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(masks[rank_of.rank]), raising=False)
-    monkeypatch.setattr(start, "cores", lambda: len(masks[rank_of.rank]))
+    monkeypatch.setattr(beginning, "cores", lambda: len(masks[rank_of.rank]))
 
     def body(world):
         rank_of.rank = world.rank
-        return start.thread_share(world)
+        return beginning.thread_share(world)
 
     assert ranks(3, body) == [threads] * 3
 
