@@ -10,7 +10,8 @@ from .tree import imports, sources
 
 # A room may import itself and what stands to its left.
 ORDER = (
-    *("errors", "registry", "launch.env", "launch.machine", "arrays", "transport", "codecs", "collectives", "world", "start", "shards", "agree"),
+    *("errors", "registry", "launch.env", "launch.machine", "arrays", "transport", "codecs", "collectives"),
+    *("world", "start", "shards", "agree"),
     *("reduction", "parallel", "checkpoint"),
     *("numpy", "torch", "keras", "horovod"),  # the doors
     *("launch", "demo", "bench", "cli"),
@@ -21,7 +22,7 @@ PLACES = {
     "cupy": ("arrays",),
     "cupyx": ("arrays",),
     "cupy_backends": ("arrays",),
-    "torch": ("torch", "horovod", "bench.ddp"),
+    "torch": ("torch", "keras", "horovod", "bench.ddp"),
     "keras": ("keras", "horovod"),
     "tensorflow": ("keras", "horovod"),
     "jax": ("keras",),

@@ -1,0 +1,120 @@
+"""A model whose steps know how many samples they have, and whose replicas begin alike."""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import Any
+
+import keras
+
+from ..errors import InvalidArgument
+from ..world import World
+from . import batch
+from .backends import current
+from .optimizer import is_distributed, take_over_loss_scaling
+from .replicas import broadcast
+from .start import default_world
+
+__all__ = ["attach"]
+
+_STATE = "_hpcdl_attached"
+
+
+def attach(model: Any, world: World | None = None) -> None:
+    """Make `model`'s steps those of one of many ranks. The callbacks here do it; call it for ``train_on_batch`` and loops without them.
+
+    The model's class stays what it is, and so does what it is saved as. From now on, in ``fit``, ``train_on_batch`` and ``evaluate``:
+    gradients are weighted by the samples in this rank's batch (the first dimension of its input); a batch that stands in for no data (see
+    `shard`) counts for nothing, in metrics and moving averages neither; before the first step, weights and the optimizer's variables are
+    rank 0's; under TensorFlow with ``jit_compile`` the step is compiled around the reduction. Called again: nothing happens.
+
+    Raises InvalidArgument where the model is not compiled, Mismatch, the same on every rank, where the ranks' models differ.
+    """
+    if not getattr(model, "compiled", False):
+        raise InvalidArgument("the model is not compiled; call model.compile(optimizer=hpcdl.keras.DistributedOptimizer(…), …) first")
+    if model.optimizer is not None:
+        take_over_loss_scaling(model.optimizer)
+        if not is_distributed(model.optimizer):
+            raise InvalidArgument(
+                f"the model's optimizer, {type(model.optimizer).__name__}, is not distributed, so replicas would drift apart; cure: "
+                "compile(optimizer=hpcdl.keras.DistributedOptimizer(…))"
+            )
+    state = model.__dict__.get(_STATE)
+    if state is None or state.optimizer is not model.optimizer:
+        state = model.__dict__[_STATE] = _Attached(default_world() if world is None else world, model.optimizer)
+        for name in ("train_step", "test_step"):
+            model.__dict__[name] = MethodType(_STEPS[name], model)
+        model.train_function = model.test_function = None  # made of other steps
+        state.compiled = current().compiled(model)
+    elif model.jit_compile:  # it was compiled again
+        state.compiled = current().compiled(model)
+    state.begin(model)
+
+
+class _Attached:
+    """What an attached model carries."""
+
+    def __init__(self, world: World, optimizer: Any) -> None:
+        self.world, self.optimizer = world, optimizer
+        self._alike = False
+        self.compiled: Any = None  # what compiles a step; set once the model has its steps
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Attached:
+        return _Attached(self.world, memo.get(id(self.optimizer), self.optimizer))
+
+    def begin(self, model: Any, data: Any = None) -> None:
+        """Give all ranks rank 0's values, once. Where the model has no variables yet, it waits for the first batch."""
+        if self._alike or (data is None and not _built(model)):
+            return
+        self._alike = True
+        if not _built(model):
+            model._symbolic_build(data_batch=data)
+        elif self.optimizer is not None and not self.optimizer.built:
+            self.optimizer.build(model.trainable_variables)
+        broadcast(self.world, model)
+
+    def step(self, model: Any, method: Any, arguments: Any, training: bool) -> Any:
+        """One step of `model`, `method`, on whatever the backend gives it."""
+        data = arguments[-1]
+        if training:
+            with current().at_once():
+                self.begin(model, data)
+        x, _, weights = keras.utils.unpack_x_y_sample_weight(data)
+        samples = _first(x)
+        backend = current()
+        with batch.weighing(None):
+            if weights is None:
+                return self._run(model, method, arguments, training, backend.rows(samples))
+            counts = keras.ops.reshape(_first(weights), (-1,))[0] >= 0
+            rows = keras.ops.where(counts, keras.ops.cast(backend.rows(samples), "int32"), 0)
+            return backend.counted(model, lambda *a: self._run(model, method, a, training, rows), arguments, counts)
+
+    def _run(self, model: Any, method: Any, arguments: Any, training: bool, rows: Any) -> Any:
+        def plain(*arguments: Any) -> Any:
+            return method(model, *arguments)
+
+        if not training:
+            return plain(*arguments)
+        with batch.weighing(rows):
+            return self.compiled(plain)(*arguments)
+
+
+def _built(model: Any) -> bool:
+    return all(layer.built for layer in model._flatten_layers())
+
+
+def _first(structure: Any) -> Any:
+    return next(leaf for leaf in keras.tree.flatten(structure) if leaf is not None)
+
+
+def _train_step(self: Any, *arguments: Any) -> Any:
+    """In place of the model's own: the same, as one of many ranks."""
+    return self.__dict__[_STATE].step(self, type(self).train_step, arguments, training=True)
+
+
+def _test_step(self: Any, *arguments: Any) -> Any:
+    """In place of the model's own: the same, without stand-ins."""
+    return self.__dict__[_STATE].step(self, type(self).test_step, arguments, training=False)
+
+
+_STEPS = {"train_step": _train_step, "test_step": _test_step}

@@ -1,0 +1,29 @@
+"""What differs between TensorFlow, JAX and PyTorch under Keras: one file each, with the same few functions.
+
+settle(world, threads): this process takes its device and its threads. average(exchange, gradients, weight): the mean over all ranks, where
+the train step is compiled too. counted(step, arguments, variables, counts): one step, whose changes of `variables` are undone where
+`counts` is false. compiled(model): a function that makes of the
+model's step one that is compiled as the model's settings say. rows(x): the samples of a batch. at_once(): a context in which nothing is
+compiled.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import keras
+
+from ...errors import InvalidArgument
+
+__all__ = ["current"]
+
+_KNOWN = ("tensorflow", "jax", "torch")
+
+
+def current() -> Any:
+    """The file of the backend that Keras uses. Raises InvalidArgument for another one."""
+    name = keras.backend.backend()
+    if name not in _KNOWN:
+        raise InvalidArgument(f"Keras uses the backend {name!r}; hpcdl.keras knows {', '.join(_KNOWN)}; set KERAS_BACKEND to one of them")
+    return import_module(f".{name}", __name__)

@@ -1,0 +1,131 @@
+"""The optimizer of a distributed model: Keras's own, whose gradients are averaged over all ranks before it looks at them."""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import Any
+
+import keras
+import numpy as np
+
+from ..errors import InvalidArgument
+from ..reduction.compressors import by_name
+from ..world import World
+from . import batch
+from .backends import current
+from .exchange import Exchange
+from .start import default_world
+
+__all__ = ["DistributedOptimizer", "is_distributed", "take_over_loss_scaling"]
+
+_STATE = "_hpcdl_averaging"
+
+
+def DistributedOptimizer(  # noqa: N802
+    optimizer: Any,
+    codec: Any = None,
+    *,
+    world: World | None = None,
+    collective: str = "auto",
+    error_feedback: bool | None = None,
+    bucket_bytes: int = 4 << 20,
+    check_finite: bool = False,
+) -> Any:
+    """`optimizer` itself (an instance, or a name as for ``compile``), from now on fed with gradients averaged over all ranks.
+
+    Its class stays what it is, so a model is saved with the plain optimizer and loads without this package. The gradients are averaged
+    when ``apply`` is called (by ``fit``, ``train_on_batch``, a ``train_step`` or loop of one's own, compiled or not), before clipping,
+    weight decay, accumulation and the finite check of loss scaling, all of which then see the same values on every rank. Within a model's
+    train step the mean is weighted by the samples of each rank's batch (see `attach`); elsewhere all ranks count alike.
+
+    codec, collective, error_feedback, bucket_bytes, check_finite: as for `hpcdl.Reducer`. With ``gradient_accumulation_steps`` each
+    batch's gradients are reduced, and each batch counts alike in the sum, as on one process. Under the global policy ``mixed_float16`` the
+    optimizer comes back within Keras's LossScaleOptimizer, as ``compile`` would wrap it, so that the finite check sees the means.
+
+    Called again on the same optimizer: the last settings hold. Raises InvalidArgument for what is no optimizer of Keras 3, UnknownName
+    for a codec that nobody knows.
+    """
+    if isinstance(optimizer, str | dict):
+        optimizer = keras.optimizers.get(optimizer)
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise InvalidArgument(f"expected an optimizer of Keras 3, such as keras.optimizers.Adam(), got {optimizer!r}")
+    if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer) and keras.config.dtype_policy().name == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    by_name(codec)
+    options = {
+        "codec": codec,
+        "collective": collective,
+        "error_feedback": error_feedback,
+        "bucket_bytes": bucket_bytes,
+        "check_finite": check_finite,
+    }
+    _install(optimizer, _Averaging(default_world() if world is None else world, options))
+    return optimizer
+
+
+def is_distributed(optimizer: Any) -> bool:
+    """Whether its gradients are averaged."""
+    return _STATE in getattr(optimizer, "__dict__", ())
+
+
+def take_over_loss_scaling(optimizer: Any) -> None:
+    """Where `optimizer` is a LossScaleOptimizer around a distributed one: average before its finite check, not within.
+
+    Why: within, a rank with an infinity would skip the reduction that the others wait for.
+    """
+    inner = getattr(optimizer, "inner_optimizer", None)
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) and is_distributed(inner):
+        state = inner.__dict__[_STATE]
+        for name in (_STATE, "apply", "stateless_apply"):
+            inner.__dict__.pop(name, None)
+        _install(optimizer, state)
+
+
+class _Averaging:
+    """What a distributed optimizer carries: an exchange for each set of variables that it has been given gradients of."""
+
+    def __init__(self, world: World, options: dict[str, Any]) -> None:
+        self.world, self.options = world, options
+        self._exchanges: dict[Any, Exchange] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Averaging:
+        return _Averaging(self.world, self.options)
+
+    def mean(self, gradients: Any, variables: Any) -> list[Any]:
+        """The means over all ranks; None stays None."""
+        found: list[Any] = list(gradients)
+        present = [i for i, gradient in enumerate(found) if gradient is not None]
+        if self.world.size == 1 or not present:
+            return found
+        named = [f"{i} {variables[i].name}" if i < len(variables) else f"{i}" for i in present]
+        shapes = [tuple(found[i].shape) for i in present]
+        dtypes = [np.dtype(keras.backend.standardize_dtype(found[i].dtype)) for i in present]
+        key = (*named, *shapes, *dtypes)
+        exchange = self._exchanges.get(key)
+        if exchange is None:
+            exchange = self._exchanges[key] = Exchange(self.world, named, shapes, dtypes, self.options)
+        means = current().average(exchange, [found[i] for i in present], batch.samples())
+        for i, mean in zip(present, means, strict=True):
+            found[i] = mean
+        return found
+
+
+def _install(optimizer: Any, state: _Averaging) -> None:
+    """Why on the instance: the class is what a saved model names, and a copied instance gets methods of its own."""
+    optimizer.__dict__[_STATE] = state
+    optimizer.__dict__["apply"] = MethodType(_apply, optimizer)
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer.__dict__["stateless_apply"] = MethodType(_stateless_apply, optimizer)
+
+
+def _apply(self: Any, grads: Any, trainable_variables: Any = None) -> Any:
+    """In place of the optimizer's own `apply`: that of the averaged gradients."""
+    known = self._trainable_variables if trainable_variables is None else list(trainable_variables)
+    return type(self).apply(self, self.__dict__[_STATE].mean(grads, known), trainable_variables)
+
+
+def _stateless_apply(self: Any, optimizer_variables: Any, grads: Any, trainable_variables: Any) -> Any:
+    """The same for a LossScaleOptimizer under JAX, which does not come by `apply`."""
+    return type(self).stateless_apply(
+        self, optimizer_variables, self.__dict__[_STATE].mean(grads, self._trainable_variables), trainable_variables
+    )

@@ -1,0 +1,176 @@
+"""Each rank's part of the data, in the form that `fit`, `evaluate` and `predict` take on every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+from keras.src.trainers.data_adapters import data_adapter_utils
+from keras.src.trainers.data_adapters.data_adapter import DataAdapter
+
+from ..agree import agree, count
+from ..errors import InvalidArgument
+from ..world import World
+from .batch import STAND_IN
+from .sources import Arrays, Common, Own, Source, structure
+from .start import default_world
+
+__all__ = ["Sharded", "shard"]
+
+
+def shard(
+    x: Any,
+    y: Any = None,
+    sample_weight: Any = None,
+    *,
+    batch_size: int | None = None,
+    shuffle: bool = True,
+    seed: int = 0,
+    drop_last: bool = False,
+    own: bool = False,
+    world: World | None = None,
+) -> Sharded:
+    """This rank's part of the data, for ``fit``, ``evaluate`` or ``predict``; ``fit``'s class_weight and batch_size don't apply to it.
+
+    **Arrays** (and dicts, lists and tuples of them; also ``shard((x, y))``), the same on every rank: batch_size, 32 by default, is that of
+    *all ranks together*. The batches are a function of (seed, epoch) alone, the same for any number of ranks; each is cut into one part
+    per rank like ``numpy.array_split``. shuffle: another order in each epoch. drop_last: without the last batch where it is smaller.
+
+    **Batches** (a ``tf.data.Dataset``, a ``keras.utils.PyDataset``, a list of batches), the same on every rank: each rank reads every batch
+    and keeps its rows. A PyDataset's batches are shuffled, others come as they do; so seed a ``tf.data`` shuffle, alike on every rank.
+    **A torch DataLoader** over a data set of map style: its data set, batch size, shuffling and workers; each rank reads its samples only.
+
+    own=True: batches of this rank's own, taken as they are; ranks may have different numbers of them, of different sizes.
+
+    A rank without a sample in a step gets a stand-in, which an attached model (see `attach`) counts for nothing: where that may happen,
+    batches have a sample_weight. Batches that don't know their number are read through once, to count them.
+
+    Raises InvalidArgument, on every rank alike, where the ranks disagree on the data's length or a setting or read different batches,
+    for an empty data set, and for a generator, which can be read only once.
+    """
+    world = default_world() if world is None else world
+    parts = (x,) if y is None else (x, y) if sample_weight is None else (x, y, sample_weight)
+    loader = type(x).__name__ == "DataLoader" and hasattr(x, "batch_sampler")
+    batches = loader or own or isinstance(x, keras.utils.PyDataset) or hasattr(x, "element_spec") or _list_of_batches(x)
+    settings = {"seed": count("seed", seed), "shuffle": shuffle, "drop_last": drop_last, "own": own, "kind": batches}
+    source: Source
+    if not batches:
+        arrays = structure(x if len(parts) == 1 and isinstance(x, tuple) else parts)
+        size = 32 if batch_size is None else count("batch_size", batch_size)
+        agree(world, {**settings, "samples": len(keras.tree.flatten(arrays)[0]), "batch_size": size})
+        source = Arrays(world, arrays, size, seed, drop_last)
+    else:
+        if y is not None or batch_size is not None or drop_last:
+            raise InvalidArgument("y, batch_size and drop_last are for arrays; batches are made already")
+        agree(world, settings)
+        source = Own(world, x) if own else _loaded(world, x, seed) if loader else Common(world, x, seed)
+    return Sharded(source, world, shuffle)
+
+
+class Sharded(DataAdapter):
+    """What `shard` makes: Keras takes it as data. The same number of batches on every rank.
+
+    Why a data adapter: Keras shuffles the order of a PyDataset's batches by itself, differently on each rank.
+    """
+
+    def __init__(self, source: Source, world: World, shuffle: bool) -> None:
+        self.world, self.epoch = world, -1
+        self.counts: dict[int, tuple[int, int]] = {}  # by step of the latest epoch: this rank's rows, and how many of them count
+        self._source, self._shuffle, self._handed = source, shuffle, 0
+
+    @contextmanager
+    def in_order(self) -> Iterator[None]:
+        """Within: without shuffling, and without an epoch of training going by."""
+        before, self._shuffle, epoch = self._shuffle, False, self.epoch
+        try:
+            yield
+        finally:
+            self._shuffle, self.epoch = before, epoch
+
+    @property
+    def num_batches(self) -> int:
+        """Batches in an epoch."""
+        return self._source.steps
+
+    @property
+    def batch_size(self) -> int | None:
+        """Not the same for all batches."""
+        return None
+
+    @property
+    def has_partial_batch(self) -> bool | None:
+        """Nobody needs to know."""
+        return None
+
+    @property
+    def partial_batch_size(self) -> int | None:
+        """Nobody needs to know."""
+        return None
+
+    def on_epoch_begin(self) -> None:
+        """Called by Keras. A look at the first batch, for its shapes, is no epoch."""
+        if self.epoch < 0 or self._handed != 1 or self._source.steps == 1:
+            self.epoch += 1
+        self._handed = 0
+
+    def on_epoch_end(self) -> None:
+        """Called by Keras, also where no epoch was."""
+
+    def get_numpy_iterator(self) -> Any:
+        """This rank's batches of the epoch, as NumPy arrays."""
+        return self._noted()
+
+    def get_jax_iterator(self) -> Any:
+        """The same; JAX takes them as they are."""
+        return self._noted()
+
+    def get_torch_dataloader(self) -> Any:
+        """The same as tensors."""
+        return data_adapter_utils.get_torch_dataloader(self._noted())
+
+    def get_tf_dataset(self) -> Any:
+        """The same as a data set that reads ahead."""
+        import tensorflow as tf
+
+        specs = data_adapter_utils.get_tensor_spec([self._marked(batch, len(keras.tree.flatten(batch)[0])) for batch in self._source.first])
+        specs = keras.tree.map_structure(lambda spec: tf.TensorSpec([None, *spec.shape[1:]], spec.dtype), specs)
+        return tf.data.Dataset.from_generator(self._batches, output_signature=specs).prefetch(tf.data.AUTOTUNE)
+
+    def _noted(self) -> Iterator[tuple[Any, ...]]:
+        for batch in self._batches():
+            self._handed += 1
+            yield batch
+
+    def _batches(self) -> Iterator[tuple[Any, ...]]:
+        for step, (batch, mine) in enumerate(self._source.rounds(max(self.epoch, 0), self._shuffle)):
+            self.counts[step] = len(keras.tree.flatten(batch)[0]), mine
+            yield self._marked(batch, mine)
+
+    def _marked(self, batch: tuple[Any, ...], mine: int) -> tuple[Any, ...]:
+        """With a sample_weight, where stand-ins may come, which shows whether it is one."""
+        if not self._source.lends or len(batch) == 1:
+            return batch
+        rows = len(keras.tree.flatten(batch)[0])
+        if not mine:
+            return (
+                *batch[:2],
+                keras.tree.map_structure(lambda w: np.full_like(w, STAND_IN), batch[2]) if batch[2:] else _weights(rows, STAND_IN),
+            )
+        return batch if len(batch) == 3 else (*batch, _weights(rows, 1))
+
+
+def _weights(rows: int, value: float) -> Any:
+    return np.full(rows, value, np.float32)
+
+
+def _list_of_batches(x: Any) -> bool:
+    return isinstance(x, list) and bool(x) and isinstance(x[0], tuple | list)
+
+
+def _loaded(world: World, loader: Any, seed: int) -> Source:
+    from .loaded import Loaded
+
+    return Loaded(world, loader, seed)
