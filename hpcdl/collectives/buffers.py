@@ -10,8 +10,9 @@ import numpy as np
 
 from ..arrays import Array
 from ..transport.base import Placement, Transport, Window
+from .backoff import Backoff
 from .board import Board, board_bytes
-from .progress import Backoff, Engine
+from .progress import Engine
 
 __all__ = ["COPIED_BYTES", "Buffers"]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import sysconfig
 import threading
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,11 +20,12 @@ import numpy as np
 from ..transport.base import Pending, Transport, TransportFailure
 from .operation import Signature
 
-__all__ = ["Control", "Entry", "State", "told", "whereabouts"]
+__all__ = ["Awaited", "Control", "Entry", "State", "told", "whereabouts"]
 
 _TAG = 0
 _CAPACITY = 1 << 15  # bytes of a message
 _PACKAGE = str(Path(__file__).resolve().parent.parent)
+_INSTALLED = (*{path for name, path in sysconfig.get_paths().items() if name.endswith("lib") or name == "stdlib"}, "<frozen")
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,16 @@ class Entry:
         return cls(number, signature.fingerprint(), str(signature)[:500])
 
 
+@dataclass(frozen=True)
+class Awaited:
+    """What a rank's program waits for."""
+
+    group: str
+    number: int
+    text: str
+    started: dict[str, int]  # operations so far, by group
+
+
 @dataclass
 class State:
     """What a rank tells about itself."""
@@ -53,6 +65,7 @@ class State:
     started: int = 0  # operations started so far
     history: int = 0  # and the fingerprint of all of them
     left: str = ""  # "" while it runs; else "ended" or "raised …"
+    awaited: Awaited | None = None
 
     def fails(self, number: int, members: frozenset[int] | None) -> bool:
         """Whether this rank, which has left, will be missed in operation `number`. Below 0, `members` are those that it needs.
@@ -71,7 +84,8 @@ class State:
     def from_json(cls, values: dict[str, Any]) -> State:
         """From plain values."""
         entries = {key: [Entry(**entry) for entry in values[key]] for key in ("waiting", "recent")}
-        return cls(**{**values, **entries})
+        awaited = Awaited(**values["awaited"]) if values["awaited"] else None
+        return cls(**{**values, **entries, "awaited": awaited})
 
 
 class Control:
@@ -130,6 +144,7 @@ def _pack(kind: str, state: State) -> bytes:
         if values["recent"]:
             values["recent"] = values["recent"][len(values["recent"]) // 2 + 1 :]
             continue
+        values["awaited"] = None
         length //= 2
         values["detail"], values["left"], values["where"] = (values[key][:length] for key in ("detail", "left", "where"))
         values["waiting"] = [{**entry, "text": entry["text"][:length]} for entry in values["waiting"]]
@@ -150,11 +165,14 @@ def told(error: BaseException) -> str:
 
 
 def whereabouts(thread: int) -> str:
-    """Where `thread` is in the user's program, as ``train.py:37 in main``: its innermost frame outside of this package."""
-    frame = sys._current_frames().get(thread)
+    """Where `thread` is in the user's program, as ``train.py:37 in main``: its innermost frame outside of all that is installed."""
+    frame, inner = sys._current_frames().get(thread), ""
     while frame is not None:
         file = frame.f_code.co_filename
         if not file.startswith(_PACKAGE) and file != threading.__file__ and "importlib" not in file:
-            return f"{Path(file).name}:{frame.f_lineno} in {frame.f_code.co_name}"
+            place = f"{Path(file).name}:{frame.f_lineno} in {frame.f_code.co_name}"
+            if not file.startswith(_INSTALLED):
+                return place
+            inner = inner or place
         frame = frame.f_back
-    return ""
+    return inner

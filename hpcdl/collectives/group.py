@@ -6,6 +6,7 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Generator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,20 +15,23 @@ from ..arrays import HOST, Arrays
 from ..errors import CommunicationError, InvalidArgument, ranks_text
 from ..transport.base import Pending, Transport, TransportFailure, Truncated
 from ..transport.staged import Staged
+from .backoff import Backoff
 from .branch import current
 from .buffers import Buffers
 from .control import Control, Entry, State, told, whereabouts
 from .costs import ASSUMED, Costs
+from .crossing import awaited, crosses
 from .execute import Disagreement
 from .operation import Operation, Signature, chain
 from .plan import Plan, plan_for
 from .pool import Pool
-from .progress import Backoff, Engine
+from .progress import Engine
 from .verdict import judge
 
 __all__ = ["Call", "Group"]
 
-_FIRST_PROBE = 2.0  # seconds without progress after which a rank compares notes with its neighbour; doubles each time
+_FIRST_PROBE = 2.0  # seconds without progress after which a rank compares notes with its neighbour
+_LAST_PROBE = 20.0  # that time doubles, up to so much
 _GRACE = 5.0  # seconds that ranks get to answer an alarm
 _REMEMBER = 16  # finished operations that a rank can still tell others about
 
@@ -51,14 +55,14 @@ class Group:
         self.plan = plan_for(costs, transport, self.buffers.board is not None)  # what `auto` follows
         self.recipes: dict[Any, Any] = {}  # what calls of all-reduce amount to, by their arguments
         self._pools: dict[str, Pool] = {}
-        self.started = 0
-        self._history = 0  # of all operations so far, so that a disagreement that went unnoticed shows in the next one
+        self.started = self._history = (
+            0  # the latter of all operations so far, so that a disagreement that went unnoticed shows in the next one
+        )
         self._active: dict[int, Operation] = {}
         self._recent: deque[tuple[int, Signature]] = deque(maxlen=_REMEMBER)
         self.departed: dict[int, State] = {}  # ranks that start nothing more
         self._states: dict[int, State] = {}  # of this episode of trouble
-        self._deadline = 0.0
-        self._probe_at: dict[int, float] = {}
+        self._deadline = self._probe_at = 0.0
         self._asked_at = 0.0  # when the ranks that have not left were last asked whether they are alive
         self._alive: set[int] = set()  # those that have answered
         self.made: Counter[tuple[int, ...]] = Counter()
@@ -105,7 +109,6 @@ class Group:
     def forget(self, operation: Operation) -> None:
         """Called by an operation that has finished."""
         self._active.pop(operation.number, None)
-        self._probe_at.pop(operation.number, None)
         self.members.pop(operation.number, None)
         self.remember(operation.number, operation.signature)
 
@@ -126,8 +129,7 @@ class Group:
 
     def watch(self, now: float) -> bool:
         """Read the control lane; look for operations that make no progress. Called by the engine now and then."""
-        messages = self._control.read()
-        for kind, state in messages:
+        for kind, state in (messages := self._control.read()):
             self._hear(kind, state)
         if self._states and self.broken is None:
             if len({**self.departed, **self._states}) == self.transport.size or now > self._deadline:
@@ -150,8 +152,7 @@ class Group:
 
     def all_left(self) -> bool:
         """Whether every other rank has left, so that nobody will ask this one for anything any more."""
-        calm = not self._active and not self._states
-        return calm and len(self.departed) == self.transport.size - 1 and self._control.flushed()
+        return not (self._active or self._states) and len(self.departed) == self.transport.size - 1 and self._control.flushed()
 
     def wait_for_all_to_leave(self, limit: float | None = None) -> None:
         """Wait, cheaply, until every rank has left; at most `limit` seconds, or, without a limit, until the group is broken."""
@@ -190,14 +191,13 @@ class Group:
         if idle > (operation.timeout or self.timeout):
             operation.troubled = True
             self._alarm("stalled", f"no progress for {idle:.0f} s in {operation.title}")
-        elif idle > _FIRST_PROBE and now > self._probe_at.get(operation.number, 0):
-            self._probe_at[operation.number] = now + idle
+        elif idle > _FIRST_PROBE and now > self._probe_at:
+            self._probe_at = now + min(idle, _LAST_PROBE)
             self._control.post("probe", self._state(), only=(self.transport.rank + 1) % self.transport.size)
 
     def _ask_who_is_alive(self, now: float) -> None:
         """This rank has left and waits for the others to do so, for as long as they answer."""
-        dead = set(range(self.transport.size)) - self._alive - set(self.departed) - {self.transport.rank}
-        if dead:
+        if dead := set(range(self.transport.size)) - self._alive - set(self.departed) - {self.transport.rank}:
             self._alarm("lost", f"no answer for {self.timeout:g} s from {ranks_text(dead)}, which never ended")
         self._asked_at, self._alive = now, set()
         self._control.post("alive?", self._state())
@@ -214,9 +214,12 @@ class Group:
             if state.started == self.started and state.history != self._history:
                 self._alarm("mismatch", f"its {self.started} operations were others than those of rank {state.rank}")
         elif kind == "probe":
-            mine = {entry.number: entry.fingerprint for entry in [*self._state().recent, *self._state().waiting]}
+            here = self._state()
+            mine = {entry.number: entry.fingerprint for entry in [*here.recent, *here.waiting]}
             if any(mine.get(entry.number, entry.fingerprint) != entry.fingerprint for entry in state.waiting):
                 self._alarm("mismatch", f"it is in another operation than rank {state.rank}")
+            for group, crossed in crosses(self, state):
+                group._alarm("crossed", crossed)
         else:
             self._states[state.rank] = state
             self._alarm("", "")
@@ -229,18 +232,17 @@ class Group:
 
     def _alarm(self, cause: str, detail: str) -> None:
         """Begin or join an episode of trouble: tell everybody this rank's state, once."""
-        mine = self.transport.rank
-        if self.broken is not None or mine in self._states:
+        if self.broken is not None or self.transport.rank in self._states:
             return
         self._deadline = time.monotonic() + _GRACE
-        self._states[mine] = self._state(cause, detail[:2000])
-        self._control.post("state", self._states[mine])
+        state = self._states[self.transport.rank] = self._state(cause, detail[:2000])
+        self._control.post("state", state)
 
     def _state(self, cause: str = "", detail: str = "") -> State:
-        waiting = [Entry.of(number, operation.signature) for number, operation in self._active.items()]
+        waiting = [Entry.of(number, operation.signature) for number, operation in islice(self._active.items(), _REMEMBER)]
         recent = [Entry.of(number, signature) for number, signature in self._recent]
-        where = "" if waiting else whereabouts(self.engine.owner)
-        return State(self.transport.rank, cause, detail, waiting[:_REMEMBER], recent, where, self.started, self._history, self.left)
+        where = whereabouts(self.engine.owner), self.started, self._history, self.left, awaited(self.engine)
+        return State(self.transport.rank, cause, detail, waiting, recent, *where)
 
     def _fail(self, error: CommunicationError) -> None:
         self.broken = error

@@ -13,47 +13,20 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from itertools import count
 from typing import TYPE_CHECKING
 
 from ..errors import HpcdlError, WaitTimeout
+from .backoff import Backoff
 
 if TYPE_CHECKING:
     from .group import Group
     from .operation import Operation
 
-__all__ = ["Backoff", "Engine", "give_way"]
+__all__ = ["Engine"]
 
-_SPIN = 200e-6  # seconds of testing, giving the core away in between, before the first real pause, which costs some 60e-6 to end
-_LONGEST_PAUSE = 1e-3
 _WATCH_EVERY = 20e-3  # seconds between looks at the control lanes while something is under way
 _IDLE_WATCH = 50e-3  # and while nothing is
-
-
-give_way: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))  # the core, to whoever waits for it
-
-
-class Backoff:
-    """Pauses that grow with the time waited already: a wait gets at most a quarter longer, and a long one costs almost nothing.
-
-    Where the last wait was a long one, as between the pieces of a large array on a slow network, the next begins with half of it.
-    """
-
-    def __init__(self) -> None:
-        self._since = time.perf_counter()
-        self._last = 0.0  # seconds of the last wait that ended well
-
-    def pause(self, moved: bool) -> None:
-        """Pause, unless something has just moved."""
-        now = time.perf_counter()
-        waited = now - self._since
-        if moved:
-            self._since, self._last = now, max(waited, self._last / 2)
-        elif max(waited, self._last / 2) < _SPIN:
-            give_way()
-        else:
-            time.sleep(min(max(waited / 4, self._last / 2 - waited), _LONGEST_PAUSE))
 
 
 _forked = False  # whether this process is the child of a rank
@@ -97,6 +70,7 @@ class Engine:
         self._groups: weakref.WeakValueDictionary[int, Group] = weakref.WeakValueDictionary()
         self._numbers = count()
         self._waiters = 0
+        self.awaited: Operation | None = None  # what the user's program waits for, as long as it takes
         self._seconds = {"waiting": 0.0, "background": 0.0}  # of CPU, by the kind of thread
         self._watched_at = 0.0
         self._work = _Bell()
@@ -176,7 +150,9 @@ class Engine:
         """Drive the loop until `operation` has finished. Raises WaitTimeout after `timeout` seconds."""
         self._check_process()
         deadline = None if timeout is None else time.monotonic() + timeout
-        backoff, begun = Backoff(), time.thread_time()
+        backoff, begun, before = Backoff(), time.thread_time(), self.awaited
+        if deadline is None and threading.get_ident() == self.owner:
+            self.awaited = operation
         try:
             with self:
                 while not operation.finished:
@@ -188,6 +164,7 @@ class Engine:
                         raise WaitTimeout(f"{operation.group.place}: {operation.signature} has not finished after {timeout} s; it goes on")
                     backoff.pause(moved)
         finally:
+            self.awaited = before
             self._seconds["waiting"] += time.thread_time() - begun
 
     def close(self) -> None:

@@ -15,13 +15,13 @@ import numpy as np
 from ..arrays import Array
 from ..codecs import Codec
 from ..transport.base import Pending
+from .backoff import give_way
 from .board import Board, Sides
 from .calls import Constant, task_for
 from .execute import Body
 from .group import Group
 from .operation import Operation
 from .ops import Op
-from .progress import give_way
 from .recipe import Recipe, recipe_for
 from .shared_memory import read, reduce_all, write
 

@@ -27,6 +27,12 @@ def judge(states: Mapping[int, State], size: int, group: str) -> CommunicationEr
         state = causes["mismatch"]
         told = f"rank {state.rank} of {size}: {state.detail}; {_who_waits(states, size)}"
         return Mismatch(f"ranks disagree in {group}: {told}; cure: {_SAME}")
+    if "crossed" in causes:
+        told, cure = (
+            causes["crossed"].detail,
+            "all ranks must call the same, so they need as many batches, which hpcdl's loaders see to",
+        )
+        return Mismatch(f"ranks wait for each other in different operations: {told}; cure: {cure}")
     if "failed" in causes:
         state = causes["failed"]
         return CommunicationError(f"rank {state.rank} of {size} failed inside {group}: {state.detail}; {_who_waits(states, size)}")
@@ -67,6 +73,8 @@ def _who_waits(states: Mapping[int, State], size: int) -> str:
         elif state.waiting:
             first = state.waiting[0]
             waiting[f"in {first.text}" if first.number < 0 else f"in operation {first.number}, {first.text}"].append(rank)
+        elif state.awaited:
+            waiting[f"in {state.awaited.text}, at {state.where or 'an unknown place'}"].append(rank)
         else:
             waiting[f"in no operation, at {state.where or 'an unknown place'}"].append(rank)
     return "; ".join(f"{ranks_text(ranks)} {text}" for text, ranks in waiting.items()) or "nobody waits"

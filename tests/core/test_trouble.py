@@ -268,6 +268,22 @@ def test_a_rank_that_never_comes(ranks) -> None:
     assert texts is None or len(set(texts)) == 1
 
 
+def test_ranks_that_wait_for_each_other_in_different_groups(ranks) -> None:
+    """As after loops of different lengths: noticed long before the time-out, in both groups, with both lines of the program."""
+
+    def body(world) -> None:
+        inner = world.group(range(world.size))
+        first, second = (inner, world) if odd(world) else (world, inner)
+        lines = (
+            r"different operations: rank \d waits in .*, at test_trouble.py:\d+ in body, and rank \d in .*, at test_trouble.py:\d+ in body"
+        )
+        for group in (first, second):
+            with pytest.raises(Mismatch, match=lines):
+                group.allreduce(np.ones(5))
+
+    ranks(3, body)
+
+
 def test_a_late_rank_is_waited_for(ranks) -> None:
     def body(world) -> None:
         if odd(world):
