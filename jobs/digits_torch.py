@@ -1,4 +1,4 @@
-"""The ten-line version: a small network on 1,797 real 8x8 images, data parallel.   hpcdl run -n 4 jobs/digits_torch.py"""
+"""The short version: a small network on 1,797 real 8x8 images, data parallel.   hpcdl run -n 4 jobs/digits_torch.py"""
 
 import torch
 from sklearn.datasets import load_digits
@@ -6,7 +6,7 @@ from torch.utils.data import TensorDataset
 
 import hpcdl.torch as ht
 
-world = ht.init()
+world = ht.init(seed=0)
 images, labels = (torch.from_numpy(x) for x in load_digits(return_X_y=True))
 data = TensorDataset(images.float() / 16, labels)
 train, test = torch.utils.data.random_split(data, [1500, 297], torch.Generator().manual_seed(0))

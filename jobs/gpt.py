@@ -65,6 +65,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
         return int(text)
 
+    def above_0(text: str) -> float:
+        if not 0 < float(text) < math.inf:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+        return float(text)
+
     parser = argparse.ArgumentParser(prog="gpt.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument_group("mesh").add_argument
     add("--dp", type=count, help="data parallel ranks; default: all that --tp and --pp leave")
@@ -80,15 +85,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--width", type=count, default=128)
     add("--context", type=count, default=128, help="bytes that the model sees")
     add("--text", type=Path, help="a file or a folder; default: the source of Python's standard library")
-    add("--text-mib", type=float, default=4.0, help="read at most so much (default 4); the last tenth is held out")
+    add("--text-mib", type=above_0, default=4.0, help="read at most so much (default 4); the last tenth is held out")
     add = parser.add_argument_group("training").add_argument
     add("--steps", type=count, default=300)
     add("--batch", type=count, default=32, help="sequences per step, of all ranks together")
     add("--bf16", action="store_true", help="matrix products in bfloat16; weights, gradients and sums stay float32")
-    add("--lr", type=float, default=3e-3)
+    add("--lr", type=above_0, default=3e-3)
     add("--warmup", type=count, default=20, help="steps; afterwards a cosine to a tenth of --lr")
     add("--weight-decay", type=float, default=0.1)
-    add("--clip", type=float, default=1.0, help="largest norm of the gradient")
+    add("--clip", type=above_0, default=1.0, help="largest norm of the gradient")
     add("--seed", type=int, default=0)
     add("--eval-every", type=count, default=100)
     add("--eval-batches", type=count, default=8)
@@ -100,7 +105,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--resume", action="store_true", help="go on from the newest checkpoint, if there is one; the mesh may be another")
     add("--sample", type=int, default=240, help="bytes of text to write at the end; 0: none")
     add("--prompt", default="\ndef ")
-    add("--temperature", type=float, default=0.7)
+    add("--temperature", type=above_0, default=0.7)
     add("--json", type=Path, help="append the results to this file, as one line")
     return parser.parse_args(argv)
 
@@ -140,6 +145,8 @@ def settle(args: argparse.Namespace, size: int) -> None:
         raise Refused(f"--codec: {error}") from None
     if args.resume and not args.checkpoint:
         raise Refused("--resume needs the folder: --checkpoint DIR")
+    if args.json and not args.json.absolute().parent.is_dir():
+        raise Refused(f"--json {args.json}: there is no folder {args.json.absolute().parent}")
 
 
 # --- text ------------------------------------------------------------------------------------------------------------------
@@ -151,6 +158,8 @@ def read(path: Path | None, limit: int) -> bytes:
     Files come in the order of their names' digests, so that what is cut off and what is held out are samples of the whole folder.
     """
     root = path or Path(sysconfig.get_paths()["stdlib"])
+    if not (root.is_file() or root.is_dir()):
+        raise FileNotFoundError(f"{root} is no file and no folder")
     skipped = set() if path else {"site-packages", "dist-packages", "test", "tests"}  # not in every installation, or not the library
     files = [root] if root.is_file() else [f for f in root.rglob("*" if path else "*.py") if f.is_file()]
     names = {f.relative_to(root).as_posix(): f for f in files if not skipped.intersection(f.relative_to(root).parts)}
@@ -558,6 +567,50 @@ class Checkpoints:
         names = [re.fullmatch(r"step-(\d+)", path.name) for path in self.folder.glob("step-*")] if self.folder.is_dir() else []
         return sorted(int(name[1]) for name in names if name)
 
+    def begin(self, resume: bool) -> tuple[int, str]:
+        """How many steps are done already, and what to say of it. Refused where this run would mix its checkpoints with another's."""
+        found: list[Any] = [None]
+        if dist.get_rank() == 0:  # it decides: file systems do not show a new folder to all at once
+            steps = self.complete()
+            for partial in self.folder.glob("partial-*"):  # of an interrupted run
+                shutil.rmtree(partial, ignore_errors=True)
+            found = [(*self.newest(steps), steps)] if resume else [(0, {}, "", steps)]
+        dist.broadcast_object_list(found)
+        step, then, said, steps = found[0]
+        if steps and not resume:
+            raise Refused(
+                f"{self.folder} has checkpoints already, up to step {steps[-1]}; go on from there with --resume, or use another folder"
+            )
+        if not step:
+            return 0, f"no checkpoint in {self.folder}, so this begins with step 1{said}" if resume else ""
+        return step, self.load(step, then) + said
+
+    def newest(self, steps: list[int]) -> tuple[int, dict[str, Any], str]:
+        """The newest checkpoint whose settings can be read: its step, these, and what to say of those that were passed over."""
+        passed = ""
+        for step in reversed(steps):
+            file = self.folder / f"step-{step:06d}" / "settings.json"
+            try:
+                return step, json.loads(file.read_text()), passed
+            except (OSError, ValueError) as error:
+                passed += f"; {file} is damaged ({error}), so its checkpoint was passed over"
+        return 0, {}, passed
+
+    def load(self, step: int, then: dict[str, Any]) -> str:
+        """Load the checkpoint of that step and settings, saved by whatever mesh; what to say of it."""
+        changed = {name: f"{name} {then.get(name)} (now {now})" for name, now in self.settings.items() if then.get(name) != now}
+        if wrong := [changed[name] for name in self.SHAPE if name in changed]:
+            raise Refused(f"the checkpoint in {self.folder} is of another run: {', '.join(wrong)}; use its settings or another folder")
+        folder = self.folder / f"step-{step:06d}"
+        try:
+            dcp.load(self.state(), checkpoint_id=folder)
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0]
+            raise Refused(
+                f"{folder} cannot be loaded ({type(error).__name__}: {reason}); remove it to go on from the one before"
+            ) from error
+        return f"going on after step {step}" + f"; changed since: {', '.join(changed.values())}" * bool(changed)
+
     def save(self, step: int) -> None:
         """Write the state after so many steps; then remove the oldest."""
         final = self.folder / f"step-{step:06d}"
@@ -575,20 +628,6 @@ class Checkpoints:
             for old in self.complete()[: -self.keep]:
                 shutil.rmtree(self.folder / f"step-{old:06d}")
 
-    def resume(self) -> tuple[int, str]:
-        """Load the newest complete checkpoint, of whatever mesh. How many steps were done (0: there is none); what has changed."""
-        choice: list[Any] = [(0, {})]
-        if dist.get_rank() == 0 and (steps := self.complete()):
-            choice = [(steps[-1], json.loads((self.folder / f"step-{steps[-1]:06d}" / "settings.json").read_text()))]
-        dist.broadcast_object_list(choice)  # rank 0 decides: file systems do not show a new folder to all at once
-        step, then = choice[0]
-        changed = {name: f"{name} {then.get(name)} (now {now})" for name, now in self.settings.items() if step and then.get(name) != now}
-        if wrong := [changed[name] for name in self.SHAPE if name in changed]:
-            raise Refused(f"the checkpoint in {self.folder} is of another run: {', '.join(wrong)}; use its settings or another folder")
-        if step:
-            dcp.load(self.state(), checkpoint_id=self.folder / f"step-{step:06d}")
-        return step, ", ".join(changed.values())
-
 
 # --- report ----------------------------------------------------------------------------------------------------------------
 
@@ -596,7 +635,7 @@ class Checkpoints:
 @torch.no_grad()
 def write(model: GPT, args: argparse.Namespace) -> str:
     """The prompt and --sample bytes that the model writes after it."""
-    text = list(args.prompt.encode()) or [10]
+    text = list(args.prompt.encode(errors="surrogateescape")) or [10]
     generator = torch.Generator().manual_seed(args.seed)
     for _ in range(args.sample):
         logits = model(torch.tensor([text[-args.context :]]))[0, -1]
@@ -643,12 +682,13 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     text = Text(args)
     trainer = Trainer(args)
     checkpoints = Checkpoints(args, trainer, text) if args.checkpoint else None
-    begin, changed = checkpoints.resume() if checkpoints and args.resume else (0, "")
+    begin, told = checkpoints.begin(args.resume) if checkpoints else (0, "")
     mesh = f"dp {args.dp} x tp {args.tp} x pp {args.pp}" + ", fsdp" * args.fsdp + f", {args.schedule}" * (args.pp > 1)
+    mesh += f", codec {args.codec}" if args.codec else ""
     entropy = text.entropy()
     say(f"{mesh}: {len(text.train):,} bytes to learn from, {len(text.held_out):,} held out; byte frequencies alone: {entropy:.4f} nats")
-    if begin:
-        say(f"going on after step {begin}" + f"; changed since: {changed}" * bool(changed))
+    if told:
+        say(told)
     losses, held_out, shares, spent = [], math.nan, [], 0.0
     for step in range(begin, args.steps):
         begun = time.perf_counter()
@@ -669,6 +709,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         if checkpoints and (done % args.save_every == 0 or done == args.steps):
             checkpoints.save(done)
     if begin >= args.steps:
+        say(f"nothing is left to do of {args.steps} steps; more with --steps")
         held_out = trainer.evaluate(text)
     timed = max(1, args.steps - begin - 1)
     model = trainer.whole_model()

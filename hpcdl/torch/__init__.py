@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import needs  # noqa: F401
 from .backend.barrier import monitored_barrier
 from .backend.hooks import comm_hook
 from .backend.registration import init_process_group, register
@@ -59,3 +60,8 @@ __all__ = [
 ]
 
 register()
+
+
+def __dir__() -> list[str]:
+    """The public names, without the files."""
+    return __all__

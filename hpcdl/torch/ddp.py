@@ -19,6 +19,7 @@ from . import living, start, state
 from .agree import compare_values
 from .gradients import Copies, Gradients
 from .members import Members, check_tensors, everything
+from .options import refuse
 from .same_samples import SameSamples
 
 __all__ = ["DistributedDataParallel", "Report"]
@@ -50,7 +51,7 @@ class DistributedDataParallel(torch.nn.Module):
     in training mode every rank's buffers (running statistics) are rank 0's. check_every: compare the parameters of all ranks every so many
     passes, and raise Mismatch with the name of the first that differs; 0: only when `check_replicas` is called. overlap: start the buckets
     while backward runs; needed off only where one pass adds to a parameter's gradient more than once (reentrant checkpoints of shared
-    parameters). world: default, the one that `init` made.
+    parameters). world: default, the one that `init` made. Arguments that only torch's own wrapper has are refused, with what to do.
 
     `state_dict` has the names of the bare module, and `load_state_dict` takes those and torch's own with "module." before them. A deep copy
     is not collective: it keeps the values it has, and communicates from its first backward on.
@@ -75,8 +76,10 @@ class DistributedDataParallel(torch.nn.Module):
         check_every: int = 0,
         broadcast_buffers: bool = True,
         overlap: bool = True,
+        **others: Any,
     ) -> None:
         super().__init__()
+        refuse(others)
         if not isinstance(module, torch.nn.Module):
             raise InvalidArgument(f"DistributedDataParallel wraps a torch.nn.Module, got {type(module).__name__}")
         if isinstance(module, DistributedDataParallel):

@@ -154,6 +154,25 @@ def test_checkpoints_of_another_run_are_refused_and_old_ones_go(require, tmp_pat
     assert results[1]["losses"] == [] and results[1]["held_out_loss"] == pytest.approx(results[0]["held_out_loss"], rel=1e-6)
     assert results[2] == {"exit": 2} and "is of another run: width 32 (now 16)" in done.stderr
     assert len(results[3]["losses"]) == 1 and "going on after step 8; changed since: steps 8 (now 9), lr 0.01 (now 0.005)" in done.stdout
+    assert "nothing is left to do of 8 steps" in done.stdout
+
+
+def test_checkpoints_that_are_there_missing_or_damaged(require, tmp_path):
+    require("mpi")
+    text((tmp_path / "text").mkdir() or tmp_path / "text")
+    here = ["--checkpoint", str(tmp_path / "run"), "--steps", "4", "--save-every", "2"]
+    results, done = start(tmp_path, 2, [[*here, "--resume"], here])
+    assert f"no checkpoint in {tmp_path}/run, so this begins with step 1" in done.stdout and len(results[0]["losses"]) > 0
+    assert results[1] == {"exit": 2} and "has checkpoints already, up to step 4; go on from there with --resume" in done.stderr
+    (tmp_path / "run" / "step-000004" / "settings.json").write_text('{"width": ')
+    (tmp_path / "run" / "partial-000003").mkdir()
+    results, done = start(tmp_path, 2, [[*here, "--resume"]])
+    assert "going on after step 2; " in done.stdout and "step-000004/settings.json is damaged" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["step-000002", "step-000004"]
+    for file in (tmp_path / "run" / "step-000004").glob("*.distcp"):
+        file.write_bytes(file.read_bytes()[:100])
+    results, done = start(tmp_path, 2, [[*here, "--resume"]])
+    assert results[0] == {"exit": 2} and "step-000004 cannot be loaded" in done.stderr and "remove it to go on" in done.stderr
 
 
 def test_as_a_user_starts_it(require, tmp_path):
@@ -208,6 +227,7 @@ def test_refused_before_anything_starts(require):
         (4, "--fsdp --codec int8", "leave one of them out"),
         (4, "--codec int7", "unknown codec 'int7'; known: bf16,"),
         (4, "--resume", "--checkpoint DIR"),
+        (4, "--json nowhere/x.jsonl", "there is no folder"),
     ],
 )
 def test_what_cannot_be_run_says_why(script, size, words, says):
@@ -216,10 +236,19 @@ def test_what_cannot_be_run_says_why(script, size, words, says):
     assert says in str(caught.value)
 
 
+@pytest.mark.parametrize("words", ["--text-mib inf", "--lr -1", "--clip 0", "--temperature nan", "--steps 0"])
+def test_numbers_that_cannot_be(script, words, capsys):
+    with pytest.raises(SystemExit):
+        script["parse"](words.split())
+    assert words.split()[1] in capsys.readouterr().err
+
+
 def test_text_is_a_sample_of_the_folder_and_the_same_each_time(script, tmp_path):
     read = script["read"]
     whole = read(text(tmp_path), 10**9)
     assert len(whole) == sum(path.stat().st_size for path in tmp_path.rglob("*.txt")) and b"no text" not in whole
     assert read(tmp_path, 1000) == whole[:1000] and read(tmp_path / "first.txt", 50) == (tmp_path / "first.txt").read_bytes()[:50]
+    with pytest.raises(FileNotFoundError, match="nowhere is no file and no folder"):
+        read(tmp_path / "nowhere", 50)
     library = read(None, 300_000)
     assert len(library) == 300_000 and b"import " in library

@@ -143,6 +143,18 @@ def test_parameters_that_come_later(ranks):
     ranks(2, body)
 
 
+def test_arguments_of_torchs_own_wrapper(ranks):
+    def body(world):
+        for name, says in (("device_ids", "world.device"), ("bucket_cap_mb", "bucket_bytes="), ("find_unused_parameters", "always found")):
+            with pytest.raises(InvalidArgument, match=rf"{name} is an argument of torch's own .*{says}"):
+                ht.DDP(net(), world=world, **{name: None})
+        with pytest.raises(TypeError, match="unexpected keyword argument 'buckets'"):
+            ht.DDP(net(), world=world, buckets=3)
+
+    ranks(1, body)
+    assert "Members" not in dir(ht) and "living" not in dir(ht) and "DDP" in dir(ht)
+
+
 def test_attributes_of_the_module(ranks):
     def body(world):
         class Net(nn.Linear):
