@@ -604,8 +604,8 @@ class Checkpoints:
         folder = self.folder / f"step-{step:06d}"
         try:
             dcp.load(self.state(), checkpoint_id=folder)
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0]
+        except (Exception, dcp.CheckpointException) as error:  # the latter is none
+            reason = " ".join(str(error).split())[:200]
             raise Refused(
                 f"{folder} cannot be loaded ({type(error).__name__}: {reason}); remove it to go on from the one before"
             ) from error
