@@ -63,9 +63,10 @@ class Buffers:
                 return f"at {offset} of buffer {number}", [part[offset : offset + x.nbytes].view(x.dtype) for part in parts]
         return "", None
 
-    def forget(self) -> None:
-        """Hold none of it any more."""
-        self._windows, self._begins, self.board = [], [], None
+    def leave(self) -> None:
+        """Need none of it any more. Not collective: it goes once all ranks of the node have left, when they next make shared memory."""
+        for window in self._take():
+            window.leave()
 
     def close(self, engine: Engine, wanted: Callable[[], bool]) -> None:
         """Give it all back, but for what somebody still holds, as soon as all ranks of the node do so.
@@ -73,15 +74,18 @@ class Buffers:
         Lets `engine` go on meanwhile; gives up where it is no longer `wanted`. One window after another, in the same order on all ranks,
         since the last act waits for the others.
         """
-        windows = self._windows + ([self.board.window] if self.board is not None else [])
-        self.forget()
         with engine.locked():
-            closing = [window.close() for window in windows]
+            closing = [window.close() for window in self._take()]
         backoff = Backoff()
         while closing and wanted():
             backoff.pause(engine.poll())
             with engine.locked():
                 closing = closing[1:] if closing[0].done() else closing
+
+    def _take(self) -> list[Window]:
+        windows = self._windows + ([self.board.window] if self.board is not None else [])
+        self._windows, self._begins, self.board = [], [], None
+        return windows
 
     def _window(self, nbytes: int) -> Window | None:
         return self._transport.window(nbytes if self._wanted else 0) if self._shares else None

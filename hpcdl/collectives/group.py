@@ -163,7 +163,7 @@ class Group:
     def close(self, memory: bool = True) -> None:
         """Give back what the group holds. A group that came to a good end gives back its communicators too.
 
-        And its shared `memory`, if all ranks close this very group now; at the end of a program that is done for all groups at once.
+        And its shared `memory`, if all ranks close this very group now; else that goes when they next make some together, or end.
         """
         if self._closed:
             return
@@ -171,7 +171,7 @@ class Group:
         self.recipes.clear()  # they hold views of shared memory
         if memory and self.broken is None and self.all_left():
             self.buffers.close(self.engine, lambda: self.broken is None)
-        self.buffers.forget()
+        self.buffers.leave()
         with self.engine.locked():
             self.engine.remove_group(self)
             self._control.close()

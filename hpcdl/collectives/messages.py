@@ -21,7 +21,8 @@ from .operation import Operation, Signature
 __all__ = ["Messages"]
 
 _INLINE = 16 << 10  # bytes that travel with the header
-_HEADER = 16
+_NUMBERS = 16  # bytes: length, number
+_HEADER = 32  # and what the bytes are
 _UNDER_WAY = 16  # pieces of one message
 _PATIENCE = 2.0  # seconds for what a rank sent before it left to arrive
 
@@ -40,8 +41,11 @@ class Messages:
         self._numbers = count(1)
         self.tags = group.transport.tags // 2  # valid are 0 … tags - 1
 
-    def send(self, x: Array, peer: int, tag: int = 0, name: str = "") -> Operation:
-        """Start to send the bytes of `x`, flat, to `peer`; they must not change until it has finished. Up to 16 KiB that is at once."""
+    def send(self, x: Array, peer: int, tag: int = 0, name: str = "", dtype: str = "") -> Operation:
+        """Start to send the bytes of `x`, flat, to `peer`; they must not change until it has finished. Up to 16 KiB that is at once.
+
+        dtype: what the bytes are; the receiver must say the same (its first 16 characters count).
+        """
         self._check(peer, tag)
         number = self._sent[peer]
         self._sent[peer] += 1
@@ -50,7 +54,8 @@ class Messages:
             transport, host = self._group.transport, of(x) is HOST
             inline = x.nbytes if host and x.nbytes <= _INLINE else 0
             header = np.empty(_HEADER + inline, np.uint8)
-            header[:_HEADER].view(np.int64)[:] = x.nbytes, number
+            header[:_NUMBERS].view(np.int64)[:] = x.nbytes, number
+            header[_NUMBERS:_HEADER] = _kind(dtype)
             if inline:
                 header[_HEADER:] = x
             flying = deque([transport.isend(header, peer, 2 * tag)])
@@ -67,10 +72,10 @@ class Messages:
 
         return self._start(Signature("send", dtype="bytes", shape=(x.nbytes,), extra=f"to rank {peer}, tag {tag}", name=name), x, call)
 
-    def receive(self, x: Array, peer: int | None, tag: int = 0, name: str = "") -> Operation:
+    def receive(self, x: Array, peer: int | None, tag: int = 0, name: str = "", dtype: str = "") -> Operation:
         """Start to receive into `x`, bytes, flat, from `peer`, or from any rank; the result is the rank it came from.
 
-        Ends in Mismatch where a message of another length comes.
+        Ends in Mismatch where a message of another length or dtype comes.
         """
         self._check(peer, tag)
         group, others = self._group, range(self._group.transport.size) if peer is None else (peer,)
@@ -82,9 +87,12 @@ class Messages:
             try:
                 yield _Mail(flying[0], group, tuple(other for other in others if other != transport.rank))
                 source = flying.popleft().source
-                nbytes, number = (int(value) for value in header[:_HEADER].view(np.int64))
+                nbytes, number = (int(value) for value in header[:_NUMBERS].view(np.int64))
                 if nbytes != x.nbytes:
                     raise Truncated(f"rank {source} sent {nbytes} bytes with tag {tag} where rank {transport.rank} expects {x.nbytes}")
+                if (header[_NUMBERS:_HEADER] != _kind(dtype)).any():
+                    theirs = header[_NUMBERS:_HEADER].tobytes().decode(errors="replace").strip() or "bytes"
+                    raise Truncated(f"rank {source} sent {theirs} with tag {tag} where rank {transport.rank} expects {dtype or 'bytes'}")
                 if host and nbytes <= _INLINE:
                     x[...] = header[_HEADER : _HEADER + nbytes]
                     return source
@@ -127,6 +135,10 @@ class Messages:
             raise InvalidArgument(f"{group.place}: there is nobody to receive from")
         if not 0 <= tag < self.tags:
             raise InvalidArgument(f"{group.place}: a tag must be 0 to {self.tags - 1}, got {tag}")
+
+
+def _kind(dtype: str) -> Array:
+    return np.frombuffer(dtype.encode()[: _HEADER - _NUMBERS].ljust(_HEADER - _NUMBERS), np.uint8)
 
 
 class _Mail:

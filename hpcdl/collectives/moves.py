@@ -16,7 +16,7 @@ from .checks import check_array
 from .execute import Body, exchange, execute
 from .follow import follow
 from .group import Group
-from .into import moving
+from .into import About, moving
 from .layout import split_evenly
 from .operation import Operation, Signature
 from .task import Task
@@ -26,13 +26,14 @@ __all__ = ["all_gather", "all_to_all", "barrier", "broadcast", "buffer"]
 _TREE_BROADCAST_BYTES = 1 << 16
 
 
-def broadcast(group: Group, x: Array, root: int = 0) -> Operation:
-    """Overwrite `x` with rank `root`'s. Any dtype but object."""
+def broadcast(group: Group, x: Array, root: int = 0, about: About | None = None) -> Operation:
+    """Overwrite `x` with rank `root`'s. Any dtype but object. about: what `x` is, where it is the bytes of something else."""
     check_array(group, x, write=True, numbers=False)
     if not 0 <= root < group.transport.size:
         raise InvalidArgument(f"{group.place}: root must be 0 to {group.transport.size - 1}, got {root}")
     schedule = tree.BROADCAST if x.nbytes <= _TREE_BROADCAST_BYTES else ring.BROADCAST
-    signature = Signature("broadcast", dtype=np.dtype(x.dtype), shape=x.shape, collective=schedule.name, extra=f"root {root}")
+    dtype, shape = about or (np.dtype(x.dtype), x.shape)
+    signature = Signature("broadcast", dtype=dtype, shape=shape, collective=schedule.name, extra=f"root {root}")
 
     def call(tag: int, header: Any) -> Body:
         yield from execute(schedule, _moving(group, x, tag, header, root=root))
@@ -41,11 +42,14 @@ def broadcast(group: Group, x: Array, root: int = 0) -> Operation:
     return group.start(signature, follow(of(x), call))
 
 
-def all_gather(group: Group, x: Array) -> Operation:
-    """A new array: all ranks' `x`, in rank order along axis 0. First dimensions may differ; a scalar counts as one row."""
+def all_gather(group: Group, x: Array, signature: Signature | None = None) -> Operation:
+    """A new array: all ranks' `x`, in rank order along axis 0. First dimensions may differ; a scalar counts as one row.
+
+    signature: what the ranks agree on, where `x` is the rows of something else.
+    """
     check_array(group, x, numbers=False)
     rows = x.reshape(1) if x.ndim == 0 else x
-    signature = Signature("allgather", dtype=np.dtype(x.dtype), shape=(None, *rows.shape[1:]) if x.ndim else ())
+    signature = signature or Signature("allgather", dtype=np.dtype(x.dtype), shape=(None, *rows.shape[1:]) if x.ndim else ())
 
     def call(tag: int, header: Any) -> Body:
         library, size = of(x), group.transport.size

@@ -68,6 +68,10 @@ class Window(Protocol):
         """Order memory: what was written before is seen by others before what is written after; the same for reads."""
         ...
 
+    def leave(self) -> None:
+        """This rank needs it no more. Not collective; once all ranks have left, the memory goes when they make another window, or end."""
+        ...
+
     def close(self) -> Pending:
         """Start to give the memory back; it goes once all ranks of the node have called this, unless one still holds an array in it."""
         ...

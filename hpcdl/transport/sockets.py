@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import selectors
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable
 
 from ..arrays import Array
@@ -19,13 +21,14 @@ __all__ = ["SocketTransport", "addresses", "connect"]
 
 _HELLO = struct.Struct("<16sq")  # the job's secret, rank
 _PATIENCE = 30.0  # seconds to connect
+_STRAYS = 16  # connections of others that may wait beside ours
 
 Exchange = Callable[[str], list[str]]
 
 
 def connect(rank: int, size: int, exchange: Exchange) -> SocketTransport:
     """The transport of this rank. exchange: gives every rank's text, in rank order. Collective. Raises LaunchError."""
-    listener = socket.create_server(("", 0), backlog=size)
+    listener = socket.create_server(("", 0), backlog=size + _STRAYS)
     told = [text.split() for text in exchange(f"{secrets.token_hex(16)} {listener.getsockname()[1]} {' '.join(addresses())}")]
     secret, host = bytes.fromhex(told[0][0]), told[rank][2]
     wires: dict[int, socket.socket] = {}
@@ -33,20 +36,10 @@ def connect(rank: int, size: int, exchange: Exchange) -> SocketTransport:
         _, port, *there = told[peer]
         wires[peer] = _dial(rank, peer, ["localhost", *there] if there[0] == host else there, int(port))
         wires[peer].sendall(_HELLO.pack(secret, rank))
-    listener.settimeout(_PATIENCE)
-    while len(wires) < size - 1:
-        try:
-            wire, _ = listener.accept()
-            wire.settimeout(_PATIENCE)
-            found, peer = _HELLO.unpack(_exactly(wire, _HELLO.size))
-        except (OSError, struct.error) as error:
-            missing = [peer for peer in range(rank + 1, size) if peer not in wires]
-            raise LaunchError(f"rank {rank} of {size}: no connection from ranks {missing} within {_PATIENCE:g} s ({error})") from error
-        if found == secret and rank < peer < size:
-            wires[peer] = wire
-        else:
-            wire.close()  # nobody of ours
-    listener.close()
+    wires |= _welcome(listener, secret, set(range(rank + 1, size)))
+    missing = [peer for peer in range(size) if peer != rank and peer not in wires]
+    if missing:
+        raise LaunchError(f"rank {rank} of {size}: no connection from ranks {missing} within {_PATIENCE:g} s")
     nodes = renumber(words[2] for words in told)
     return SocketTransport(Switch(wires), 0, tuple(range(size)), nodes, rank)
 
@@ -109,11 +102,52 @@ def _dial(rank: int, peer: int, names: list[str], port: int) -> socket.socket:
     raise LaunchError(f"rank {rank} cannot reach rank {peer} at port {port} of {', '.join(names)}")
 
 
-def _exactly(wire: socket.socket, n: int) -> bytes:
-    data = b""
-    while len(data) < n:
-        more = wire.recv(n - len(data))
-        if not more:
-            break
-        data += more
-    return data
+def _welcome(listener: socket.socket, secret: bytes, wanted: set[int]) -> dict[int, socket.socket]:
+    """The connections of the ranks `wanted`, as far as they come in time. Whoever else connects is let go, and holds nobody up."""
+    found: dict[int, socket.socket] = {}
+    end = time.monotonic() + _PATIENCE
+    listener.setblocking(False)
+    with selectors.DefaultSelector() as ready:
+        ready.register(listener, selectors.EVENT_READ)
+        heard: dict[socket.socket, bytes] = {}
+        while wanted - found.keys() and (left := end - time.monotonic()) > 0:
+            for key, _ in ready.select(left):
+                if key.fileobj is listener:
+                    for new in _accepted(listener):
+                        ready.register(new, selectors.EVENT_READ)
+                        heard[new] = b""
+                    continue
+                wire = key.fileobj
+                assert isinstance(wire, socket.socket)
+                more = _received(wire, _HELLO.size - len(heard[wire]))
+                heard[wire] += more
+                if more and len(heard[wire]) < _HELLO.size:
+                    continue
+                ready.unregister(wire)
+                hello = heard.pop(wire)
+                told, peer = _HELLO.unpack(hello) if more else (b"", -1)
+                if told == secret and peer in wanted - found.keys():
+                    found[peer] = wire
+                else:
+                    wire.close()
+        for wire in heard:
+            wire.close()
+    listener.close()
+    return found
+
+
+def _accepted(listener: socket.socket) -> list[socket.socket]:
+    try:
+        wire, _ = listener.accept()
+    except OSError:  # it has gone again
+        return []
+    wire.setblocking(False)
+    return [wire]
+
+
+def _received(wire: socket.socket, n: int) -> bytes:
+    """Up to `n` bytes of what has come; nothing where the other end has gone."""
+    try:
+        return wire.recv(n)
+    except OSError:
+        return b""

@@ -90,10 +90,9 @@ class Switch:
     def receive(self, message: Message) -> Pending:
         """Take what has come early, or wait for it."""
         with self._lock:
-            early = self._early.get(message.key, deque())
-            for found in early:
+            for found in self._early.get(message.key, ()):
                 if message.peer in (None, found[0]):
-                    early.remove(found)
+                    _take(self._early, message.key, found)
                     self._deliver(message, *found)
                     return message
             if message.peer in self._dead:
@@ -105,9 +104,8 @@ class Switch:
     def forget(self, message: Message) -> None:
         """It is wanted no more; what still comes of it goes elsewhere."""
         with self._lock:
-            waiting = self._wanted.get(message.key, deque())
-            if message in waiting:
-                waiting.remove(message)
+            if message in self._wanted.get(message.key, ()):
+                _take(self._wanted, message.key, message)
             for line in self._lines.values():
                 if line.target is message:
                     line.target, line.body = None, memoryview(bytearray(line.nbytes))
@@ -161,11 +159,11 @@ class Switch:
                 return
             channel, tag, line.nbytes = _HEADER.unpack(line.head)
             line.key, line.got = (channel, tag), 0
-            waiting = self._wanted.get(line.key, deque())
+            waiting = self._wanted.get(line.key, ())
             line.target = next((message for message in waiting if message.peer in (None, peer)), None)
             fits = line.target is not None and line.nbytes <= line.target.view.nbytes
             if line.target is not None:
-                waiting.remove(line.target)
+                _take(self._wanted, line.key, line.target)
             line.body = line.target.view[: line.nbytes] if fits and line.target is not None else memoryview(bytearray(line.nbytes))
         if line.got == line.nbytes:
             body, line.body, line.got = line.body, None, 0
@@ -179,10 +177,9 @@ class Switch:
 
     def _arrive(self, peer: int, key: tuple[int, int], body: bytearray) -> None:
         """It began before anybody asked for it; perhaps somebody has meanwhile."""
-        waiting = self._wanted.get(key, deque())
-        for message in waiting:
+        for message in self._wanted.get(key, ()):
             if message.peer in (None, peer):
-                waiting.remove(message)
+                _take(self._wanted, key, message)
                 self._deliver(message, peer, body)
                 return
         self._early.setdefault(key, deque()).append((peer, body))
@@ -206,6 +203,14 @@ class Switch:
             message.failure = _gone(peer)
         line.out.clear()
         del self._lines[peer]
+
+
+def _take(queues: dict[tuple[int, int], deque[Any]], key: tuple[int, int], found: Any) -> None:
+    """Remove `found` from its queue, and the queue once it is empty: each operation has a tag of its own."""
+    queue = queues[key]
+    queue.remove(found)
+    if not queue:
+        del queues[key]
 
 
 def _gone(peer: int) -> TransportFailure:

@@ -128,8 +128,11 @@ class _Window:
     def sync(self) -> None:
         pass
 
-    def close(self) -> Pending:
+    def leave(self) -> None:
         self.parts = ()
+
+    def close(self) -> Pending:
+        self.leave()
         return Turn(None)
 
 

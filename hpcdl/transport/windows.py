@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +21,7 @@ __all__ = ["allocate", "free_all", "nodes_of"]
 _FOLDER = "/dev/shm"  # where MPI libraries on Linux keep such memory
 #: Windows that were not freed, oldest first: the same order on all ranks that share one, since making one is collective.
 _open: list[_Window] = []
+_made: Counter[tuple[int, ...]] = Counter()  # windows so far, by the world ranks that share them
 _SPARE = 16 << 20  # bytes to leave there: a page that is touched where none is left ends the process (SIGBUS)
 
 
@@ -50,6 +53,11 @@ class _Window:
 
     def __init__(self, comm: Any, win: Any, nbytes: int) -> None:
         self.comm, self._win = comm, win
+        self.ranks = _world_ranks(comm)
+        _made[self.ranks] += 1
+        #: Which window it is, the same number on all its ranks.
+        self.identity = int.from_bytes(hashlib.blake2b(repr((self.ranks, _made[self.ranks])).encode(), digest_size=7).digest(), "little")
+        self._left = False
         win.Lock_all(MPI.MODE_NOCHECK)  # the epoch in which Sync may be called (MPI 4.1, sec. 12.5.3)
         memories = [_Memory(win.Shared_query(rank)[0].address, nbytes) for rank in range(comm.Get_size())]
         self._held = [weakref.ref(memory) for memory in memories]
@@ -59,9 +67,20 @@ class _Window:
         comm.Barrier()
         _open.append(self)
 
+    def leave(self) -> None:
+        self.parts, self._left = (), True
+
+    @property
+    def idle(self) -> bool:
+        """Whether this rank has left it, and nothing here looks at it any more."""
+        return self._left and not self._in_use()
+
     def close(self) -> Pending:
         self.parts = ()
-        return _Closing(self, any(held() is not None for held in self._held))
+        return _Closing(self, self._in_use())
+
+    def _in_use(self) -> bool:
+        return any(held() is not None for held in self._held)
 
     def keep(self) -> Callable[[], None]:
         """What puts this rank's part back, once it is gone, if anybody holds it."""
@@ -96,7 +115,9 @@ class _Closing:
         if not self._asked.Test():
             return False
         self._asked = None
-        if not self._users[0]:
+        if self._users[0]:
+            self._window.leave()
+        else:
             self._window.free()
         return True
 
@@ -108,6 +129,7 @@ def allocate(comm: Any, node: int, nbytes: int) -> Window | None:
     """See `Transport.window`. `node` is the number of this rank's node."""
     neighbours = comm.Split(node, comm.Get_rank())
     size = neighbours.Get_size()
+    _free_idle(neighbours)
     enough = np.array([nbytes > 0 and _room() > size * nbytes + _SPARE], np.int32)
     comm.Allreduce(MPI.IN_PLACE, enough, MPI.LAND)  # not mpi4py's allreduce of objects, which takes a communicator more for good
     if not enough[0]:
@@ -118,6 +140,31 @@ def allocate(comm: Any, node: int, nbytes: int) -> Window | None:
     win = MPI.Win.Allocate_shared(nbytes, 1, info, neighbours)
     info.Free()
     return _Window(neighbours, win, nbytes)  # MPI may give more than was asked for
+
+
+def _free_idle(neighbours: Any) -> None:
+    """Give back the windows that all their ranks have left, where all of these are among `neighbours`. Collective over these.
+
+    Why only when another window is made: to give one back waits for its ranks, which are at one place at the same time only here.
+    """
+    idle = {window.identity: window for window in _open if window.idle}
+    most = np.array([len(idle)], np.int64)
+    neighbours.Allreduce(MPI.IN_PLACE, most, MPI.MAX)
+    if not most[0]:
+        return
+    mine, everyone = np.zeros(most[0], np.int64), np.zeros((neighbours.Get_size(), most[0]), np.int64)
+    mine[: len(idle)] = list(idle)
+    neighbours.Allgather(mine, everyone)
+    told = dict(zip(_world_ranks(neighbours), map(set, everyone.tolist()), strict=True))
+    for identity in sorted(idle):  # in one order on all ranks
+        window = idle[identity]
+        if all(identity in told.get(rank, ()) for rank in window.ranks):
+            window.free()
+
+
+def _world_ranks(comm: Any) -> tuple[int, ...]:
+    ranks = list(range(comm.Get_size()))
+    return tuple(MPI.Group.Translate_ranks(comm.Get_group(), ranks, MPI.COMM_WORLD.Get_group()))
 
 
 def free_all() -> None:

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from typing import Any
 
 import numpy as np
 import pytest
 
-from hpcdl.errors import CommunicationError, Mismatch
+from hpcdl.errors import CommunicationError, LaunchError, Mismatch
+from hpcdl.transport import sockets
 from hpcdl.transport.base import TransportFailure, Truncated
 from hpcdl.transport.sockets import connect
 from hpcdl.world import World
 
 
-def together(size: int, body: Any) -> list[Any]:
-    """`body(transport)` on each of `size` ranks; the results, or the first error."""
+def together(size: int, body: Any, beside: Any = None) -> list[Any]:
+    """`body(transport)` on each of `size` ranks; the results, or the first error. beside: called with the port of each rank."""
     texts, meeting = [""] * size, threading.Barrier(size)
     results: list[Any] = [None] * size
 
     def one(rank: int) -> None:
         def exchange(text: str) -> list[str]:
             texts[rank] = text
+            if beside is not None:
+                beside(int(text.split()[1]))
             meeting.wait(30)
             return list(texts)
 
@@ -40,6 +44,20 @@ def together(size: int, body: Any) -> list[Any]:
             raise result
     assert not any(thread.is_alive() for thread in threads)
     return results
+
+
+class Strays:
+    """Whoever connects to a rank beside its peers: one leaves at once, one says something else, one half, one nothing."""
+
+    def __init__(self, port: int) -> None:
+        self.wires = [socket.create_connection(("localhost", port)) for _ in range(4)]
+        self.wires[0].close()
+        self.wires[1].sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        self.wires[2].sendall(b"half")
+
+    def close(self) -> None:
+        for wire in self.wires:
+            wire.close()
 
 
 def until(*pending: Any) -> None:
@@ -85,6 +103,38 @@ def test_messages_in_order_early_and_late() -> None:
         assert (got == 1 - left.rank).all() and (receive.source, receive.nbytes) == (1 - left.rank, 3)
 
     together(2, body)
+
+
+def test_nothing_is_kept_of_what_has_ended() -> None:
+    def body(transport) -> None:
+        world = World(transport, timeout=30)
+        kept = []
+        for _ in range(2):
+            for _ in range(50):
+                world.allreduce(np.ones(10, np.float32))
+                world.barrier()
+            kept.append(len(transport._switch._early) + len(transport._switch._wanted))
+        assert max(kept) < 20, kept
+        world.close()
+
+    together(2, body)
+
+
+def test_strangers_at_the_door() -> None:
+    strays: list[Strays] = []
+    try:
+        assert together(
+            3, lambda transport: World(transport, timeout=30).allreduce(np.ones(3)).tolist(), lambda port: strays.append(Strays(port))
+        )
+    finally:
+        for stray in strays:
+            stray.close()
+
+
+def test_a_rank_that_never_comes(monkeypatch) -> None:
+    monkeypatch.setattr(sockets, "_PATIENCE", 0.5)
+    with pytest.raises(LaunchError, match=r"rank 0 of 3: no connection from ranks \[1, 2\] within 0.5 s"):
+        connect(0, 3, lambda text: [text] * 3)
 
 
 def test_too_long_and_gone() -> None:

@@ -27,7 +27,7 @@ class BranchFuture(Future[Any]):
             with self._branch:
                 try:
                     value = callback(self)
-                except Exception as error:
+                except BaseException as error:  # SystemExit too: whoever waits for the child must hear of it
                     child.fail(error)
                 else:
                     child.set_result(value)

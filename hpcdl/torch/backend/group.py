@@ -168,7 +168,7 @@ class ProcessGroup(Reductions, Moves, Mail, _ProcessGroup):
             group.leave()
         for group in (self._group, self._mail):
             group.wait_for_all_to_leave(_LEAVING)
-            group.close(memory=False)  # which needs all ranks at once; the end of the program sees to it
+            group.close(memory=False)  # to give that back at once would wait for all ranks
 
     def abort(self) -> None:
         """Give up: whoever waits for this rank in the group, or will, gets an error."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .base import Part, only
-from .memory import incoming, outgoing, raw
+from .memory import about, incoming, outgoing, raw
 from .work import Work
 
 __all__ = ["Mail"]
@@ -19,7 +19,7 @@ class Mail(Part):
     def send(self, tensors: list[torch.Tensor], dst: int, tag: int = 0) -> Work:
         """Start to send the tensor to rank `dst`; up to 16 KiB that ends without the receiver."""
         x = only(tensors, "send")
-        return self._work([self._messages.send(raw(outgoing(x)), dst, tag)], [])
+        return self._work([self._messages.send(raw(outgoing(x)), dst, tag, dtype=about(x)[0])], [])
 
     def recv(self, tensors: list[torch.Tensor], src: int, tag: int = 0) -> Work:
         """Start to receive the tensor from rank `src`."""
@@ -32,4 +32,4 @@ class Mail(Part):
     def _receive(self, tensors: Any, src: int | None, tag: int) -> Work:
         x = only(tensors, "recv")
         there, restore = incoming(x)
-        return self._work([self._messages.receive(raw(there), src, tag)], [x], [restore])
+        return self._work([self._messages.receive(raw(there), src, tag, dtype=about(x)[0])], [x], [restore])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from ... import arrays
 from ...arrays import Array
 from ...errors import InvalidArgument
 
-__all__ = ["Restore", "about", "dense", "incoming", "outgoing", "raw"]
+__all__ = ["Restore", "about", "apart", "check_dtypes", "check_target", "dense", "incoming", "outgoing", "raw"]
 
 #: Copies what has come to where it belongs; None where it is there already.
 Restore = Callable[[], None] | None
@@ -40,11 +40,15 @@ def outgoing(x: torch.Tensor) -> torch.Tensor:
 
 
 def incoming(x: torch.Tensor, keep: bool = False) -> tuple[torch.Tensor, Restore]:
-    """`x`, or dense memory of its shape and what copies that back. keep: the memory holds the values of `x`."""
+    """`x`, or dense memory of its shape and what copies that back. keep: the memory holds the values of `x`.
+
+    Raises InvalidArgument where elements of `x` share memory: they could not take different values.
+    """
     _check_layout(x)
     x = x.detach()
     if dense(x):
         return x, None
+    check_target(x)
     there = outgoing(x).clone() if keep else torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
     def restore() -> None:
@@ -58,6 +62,40 @@ def about(x: torch.Tensor) -> tuple[Any, tuple[int, ...]]:
     return str(x.dtype).removeprefix("torch."), tuple(x.shape)
 
 
+def check_target(x: torch.Tensor) -> None:
+    """Raise InvalidArgument where an expanded dimension gives several elements of `x` the same memory."""
+    if x.layout == torch.strided and any(stride == 0 and length > 1 for stride, length in zip(x.stride(), x.shape, strict=True)):
+        raise InvalidArgument(f"elements of the tensor of shape {tuple(x.shape)} share memory, and would be written; pass x.clone()")
+
+
+def check_dtypes(what: str, given: Iterable[torch.Tensor]) -> None:
+    """Raise InvalidArgument unless all tensors that `what` gets have one dtype: bytes are moved, and nothing is converted."""
+    found = dict.fromkeys(x.dtype for x in given)
+    if len(found) > 1:
+        raise InvalidArgument(f"{what}: all tensors must have one dtype, got {', '.join(map(str, found))}")
+
+
+def apart(inputs: Sequence[torch.Tensor], outputs: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """The dense `inputs`, copied where they lie in memory that will be written: that of the dense `outputs`."""
+    written: dict[int, list[tuple[int, int]]] = {}
+    for out in outputs:
+        written.setdefault(out.untyped_storage().data_ptr(), []).append(_extent(out))
+
+    def meets(x: torch.Tensor) -> bool:
+        begin, end = _extent(x)
+        return any(begin < until and since < end for since, until in written.get(x.untyped_storage().data_ptr(), ()))
+
+    return [x.clone() if meets(x) else x for x in inputs]
+
+
+def _extent(x: torch.Tensor) -> tuple[int, int]:
+    return x.data_ptr(), x.data_ptr() + x.numel() * x.itemsize
+
+
 def _check_layout(x: torch.Tensor) -> None:
+    if x.layout not in (torch.strided, torch.sparse_coo):
+        raise InvalidArgument(
+            f"the tensor of shape {tuple(x.shape)} is sparse, of layout {x.layout}, which nothing takes; pass x.to_dense()"
+        )
     if x.layout != torch.strided:
         raise InvalidArgument(f"the tensor of shape {tuple(x.shape)} is sparse, which only all_reduce takes; pass x.to_dense()")

@@ -11,7 +11,7 @@ from ...collectives import moves
 from ...collectives.into import all_gather_into, all_to_all_into, gather_into, scatter_from
 from ...errors import InvalidArgument
 from .base import Part, only
-from .memory import about, incoming, outgoing, raw
+from .memory import about, apart, check_dtypes, incoming, outgoing, raw
 from .work import Work
 
 __all__ = ["Moves"]
@@ -28,7 +28,7 @@ class Moves(Part):
         operations, restores = [], []
         for x in tensors:
             there, restore = incoming(x, keep=self._rank == root)
-            operations.append(moves.broadcast(self._group, raw(there), root))
+            operations.append(moves.broadcast(self._group, raw(there), root, (about(x)[0], (x.numel(),))))
             restores.append(None if self._rank == root else restore)
         return self._work(operations, tensors, restores, opts)
 
@@ -60,6 +60,7 @@ class Moves(Part):
         if isinstance(inputs, torch.Tensor):
             outputs, inputs = [outputs] if outputs else [], [inputs]
         x, root = only(inputs, "gather"), opts if isinstance(opts, int) else opts.rootRank
+        check_dtypes("gather", [x, *(only(outputs, "gather") if self._rank == root else ())])
         landings = [incoming(out) for out in only(outputs, "gather")] if self._rank == root else []
         parts = [raw(there) for there, _ in landings] if self._rank == root else None
         operation = gather_into(self._group, raw(outgoing(x)), parts, root, about(x))
@@ -70,16 +71,19 @@ class Moves(Part):
         if isinstance(outputs, torch.Tensor):
             outputs, inputs = [outputs], [inputs] if inputs else []
         out, root = only(outputs, "scatter"), opts if isinstance(opts, int) else opts.rootRank
-        parts = [raw(outgoing(x)) for x in only(inputs, "scatter")] if self._rank == root else None
+        given = only(inputs, "scatter") if self._rank == root else []
+        check_dtypes("scatter", [out, *given])
         there, restore = incoming(out)
+        parts = [raw(x) for x in apart([outgoing(x) for x in given], [there])] if self._rank == root else None
         return self._work([scatter_from(self._group, raw(there), parts, root, about(out))], outputs, [restore], opts)
 
     def alltoall(self, outputs: list[torch.Tensor], inputs: list[torch.Tensor], opts: Any = None) -> Work:
         """outputs[r] = rank r's inputs[this rank]. Sizes may be anything that both sides know."""
+        check_dtypes("all_to_all", [*inputs, *outputs])
         landings = [incoming(out) for out in outputs]
-        parts = [raw(outgoing(x)) for x in inputs]
-        dtypes = {x.dtype for x in (*outputs, *inputs)}
-        operation = all_to_all_into(self._group, parts, [raw(there) for there, _ in landings], (str(dtypes.pop()), ()))
+        parts = [raw(x) for x in apart([outgoing(x) for x in inputs], [there for there, _ in landings])]
+        dtype = about(inputs[0])[0] if inputs else ""
+        operation = all_to_all_into(self._group, parts, [raw(there) for there, _ in landings], (dtype, ()))
         return self._work([operation], outputs, [restore for _, restore in landings], opts)
 
     def all_to_all_single(
@@ -91,8 +95,9 @@ class Moves(Part):
         opts: Any = None,
     ) -> Work:
         """Rank r gets the r-th part of each rank's `input`, cut along the first dimension: evenly, or as the splits say."""
+        check_dtypes("all_to_all", [input, output])
         there, restore = incoming(output)
-        x = outgoing(input)
+        x = apart([outgoing(input)], [there])[0]
         parts, outs = self._split(x, input_splits, "input"), self._split(there, output_splits, "output")
         even = not output_splits and not input_splits
         operation = all_to_all_into(self._group, parts, outs, about(input), even)
@@ -113,6 +118,7 @@ class Moves(Part):
     def _gathered(self, pairs: Sequence[tuple[torch.Tensor, Any]], outputs: list[torch.Tensor], opts: Any) -> Work:
         operations, restores = [], []
         for x, outs in pairs:
+            check_dtypes("all_gather", [x, outs] if isinstance(outs, torch.Tensor) else [x, *outs])
             mine = raw(outgoing(x))
             if isinstance(outs, torch.Tensor):
                 there, restore = incoming(outs)

@@ -10,7 +10,7 @@ from torch.distributed import ReduceOp
 
 from ...errors import InvalidArgument
 from ..tensors import as_array
-from .memory import Restore, incoming
+from .memory import Restore, incoming, outgoing
 
 __all__ = ["Plan", "plan", "prepare"]
 
@@ -56,7 +56,18 @@ def plan(op: Any, dtype: torch.dtype, size: int) -> Plan:
         if dtype == torch.bool:
             raise InvalidArgument("AVG is not defined for torch.bool; valid: MIN, MAX, SUM (any), PRODUCT (all), BAND, BOR, BXOR")
         return Plan("sum", divide=size)
-    return Plan(name, factor=op.__getstate__()[1] if kind == _KIND.PREMUL_SUM else None)
+    return Plan(name, factor=_factor(op.__getstate__()[1], dtype) if kind == _KIND.PREMUL_SUM else None)
+
+
+def _factor(factor: Any, dtype: torch.dtype) -> Any:
+    """The factor of PREMUL_SUM as a number. Raises InvalidArgument where its product with a tensor of `dtype` is not of that dtype."""
+    if isinstance(factor, torch.Tensor):
+        factor = factor.item()  # torch has seen to it that it is one number
+    valid = (int, float) if dtype.is_floating_point or dtype.is_complex else int
+    if dtype == torch.bool or not isinstance(factor, valid):
+        told = "a real number for floating and complex tensors, a tensor of one integer for integers"
+        raise InvalidArgument(f"the factor {factor} of PREMUL_SUM does not fit {dtype}; valid: {told}")
+    return factor
 
 
 def prepare(x: torch.Tensor, how: Plan, reads_only: bool = False) -> tuple[Any, Restore]:
@@ -64,7 +75,7 @@ def prepare(x: torch.Tensor, how: Plan, reads_only: bool = False) -> tuple[Any, 
 
     reads_only: `x` is input, and what is given must not share its memory if it needs a factor.
     """
-    there, restore = incoming(x, keep=True)
+    there, restore = (outgoing(x), None) if reads_only else incoming(x, keep=True)
     if there.is_complex():
         there = torch.view_as_real(there)
     if there.dtype in _SHORT:

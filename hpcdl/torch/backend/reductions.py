@@ -16,7 +16,7 @@ from ...collectives.reduce_into import reduce_scatter_into, reduce_to
 from ...errors import InvalidArgument
 from ..tensors import as_array
 from .base import Part, only
-from .memory import Restore, incoming
+from .memory import Restore, check_target, incoming
 from .ops import Plan, plan, prepare
 from .sparse import reduce_sparse
 from .work import Work, seconds
@@ -61,6 +61,7 @@ class Reductions(Part):
         x = tensors if isinstance(tensors, torch.Tensor) else only(tensors, "reduce")
         how = plan(opts.reduceOp, x.dtype, self._size)
         mine = self._rank == opts.rootRank
+        check_target(x)  # on every rank alike
         array, restore = prepare(x, how, reads_only=not mine)
         return self._work([reduce_to(self._group, array, opts.rootRank, how.op)], [x], [restore if mine else None], opts)
 
@@ -107,7 +108,7 @@ class Reductions(Part):
 
     def _at_once(self, x: torch.Tensor, op: Any) -> bool:
         """Reduce `x` without a handle, if that can be; whether it has."""
-        if x.is_sparse or x.is_complex() or x.device.type != "cpu" or not x.is_contiguous() or x.is_neg():
+        if x.layout != torch.strided or x.is_complex() or x.device.type != "cpu" or not x.is_contiguous() or x.is_neg():
             return False
         how = plan(op, x.dtype, self._size)
         if how.factor is not None or how.divide or x.dtype.itemsize < 2:

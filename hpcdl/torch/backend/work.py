@@ -131,7 +131,7 @@ class Work(_Work):
             try:
                 with torch.no_grad():
                     self._last()
-            except Exception as error:
+            except BaseException as error:  # an interrupt too: `wait` raises it
                 self._error = error
         self._last = None
         with self._lock:

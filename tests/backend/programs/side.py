@@ -7,13 +7,15 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 import hpcdl.torch as ht
+from hpcdl.errors import InvalidArgument
 
 warnings.filterwarnings("ignore")
 
@@ -39,6 +41,38 @@ class Sides:
     def new(self, ranks: list[int]) -> tuple[Any, Any]:
         """A sub-group of either kind."""
         return dist.new_group(ranks), dist.new_group(ranks, backend="gloo")
+
+
+def broken(s, kind, *told, **options):
+    """A context in which every rank must meet an error of that kind that tells all this, in the same words."""
+
+    class Breaking:
+        def __enter__(self):
+            self.group = dist.new_group(**options)
+            return self.group
+
+        def __exit__(self, got, error, trace):
+            assert got is not None, "no error"
+            assert issubclass(got, kind), error
+            for text in told:
+                assert text in str(error), (text, str(error))
+            texts = [None] * s.size
+            dist.all_gather_object(texts, str(error))
+            assert len(set(texts)) == 1, texts
+            return True
+
+    return Breaking()
+
+
+@contextmanager
+def refused(told: str) -> Iterator[None]:
+    """Within, InvalidArgument is raised that tells this."""
+    try:
+        yield
+    except InvalidArgument as error:
+        assert told in str(error), error
+    else:
+        raise AssertionError(f"no error: {told}")
 
 
 def say(**told: Any) -> None:
