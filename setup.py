@@ -35,6 +35,7 @@ setup(
         "demo": DEMO,
         "bench": [*DEMO, "matplotlib>=3.7"],  # without it `hpcdl bench` prints and writes everything but the plot
         "torch": [*MPI, "torch>=2.13"],
+        "keras": [*MPI, "keras>=3.15"],  # the backend (tensorflow, jax, torch) is the user's choice
         "test": TEST,
         "dev": [*TEST, "ruff>=0.8", "mypy>=1.13"],
     },

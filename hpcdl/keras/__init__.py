@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from .attach import attach
-from .callbacks import BroadcastVariables
+from .callbacks import AverageMetrics, BroadcastVariables, EarlyStopping, OnRank0
 from .optimizer import DistributedOptimizer
+from .rates import LearningRateSchedule, LearningRateWarmup
 from .shard import shard
 from .start import default_world, init, local_rank, local_size, rank, size
 
 __all__ = [
+    "AverageMetrics",
     "BroadcastVariables",
     "DistributedOptimizer",
+    "EarlyStopping",
+    "LearningRateSchedule",
+    "LearningRateWarmup",
+    "OnRank0",
     "attach",
     "default_world",
     "init",

@@ -11,6 +11,7 @@ from ..errors import InvalidArgument
 from ..world import World
 from . import batch
 from .backends import current
+from .evaluation import evaluate, predict
 from .optimizer import is_distributed, take_over_loss_scaling
 from .replicas import broadcast
 from .start import default_world
@@ -26,7 +27,8 @@ def attach(model: Any, world: World | None = None) -> None:
     The model's class stays what it is, and so does what it is saved as. From now on, in ``fit``, ``train_on_batch`` and ``evaluate``:
     gradients are weighted by the samples in this rank's batch (the first dimension of its input); a batch that stands in for no data (see
     `shard`) counts for nothing, in metrics and moving averages neither; before the first step, weights and the optimizer's variables are
-    rank 0's; under TensorFlow with ``jit_compile`` the step is compiled around the reduction. Called again: nothing happens.
+    rank 0's; under TensorFlow with ``jit_compile`` the reduction runs around what is compiled; ``evaluate`` and ``predict`` of
+    a `shard` return, on every rank, what one process returns. Called again: nothing happens.
 
     Raises InvalidArgument where the model is not compiled, Mismatch, the same on every rank, where the ranks' models differ.
     """
@@ -42,8 +44,8 @@ def attach(model: Any, world: World | None = None) -> None:
     state = model.__dict__.get(_STATE)
     if state is None or state.optimizer is not model.optimizer:
         state = model.__dict__[_STATE] = _Attached(default_world() if world is None else world, model.optimizer)
-        for name in ("train_step", "test_step"):
-            model.__dict__[name] = MethodType(_STEPS[name], model)
+        for name, method in _METHODS.items():
+            model.__dict__[name] = MethodType(method, model)
         model.train_function = model.test_function = None  # made of other steps
         state.compiled = current().compiled(model)
     elif model.jit_compile:  # it was compiled again
@@ -117,4 +119,14 @@ def _test_step(self: Any, *arguments: Any) -> Any:
     return self.__dict__[_STATE].step(self, type(self).test_step, arguments, training=False)
 
 
-_STEPS = {"train_step": _train_step, "test_step": _test_step}
+def _evaluate(self: Any, *arguments: Any, **settings: Any) -> Any:
+    """In place of the model's own: the same, and of shared data that of all ranks."""
+    return evaluate(self.__dict__[_STATE].world, self, *arguments, **settings)
+
+
+def _predict(self: Any, *arguments: Any, **settings: Any) -> Any:
+    """In place of the model's own: the same, and of shared data that of all ranks."""
+    return predict(self.__dict__[_STATE].world, self, *arguments, **settings)
+
+
+_METHODS = {"train_step": _train_step, "test_step": _test_step, "evaluate": _evaluate, "predict": _predict}

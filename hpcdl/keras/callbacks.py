@@ -1,15 +1,18 @@
-"""What `fit` is to do besides: replicas that begin alike."""
+"""What `fit` is to do besides: replicas that begin alike, logs of all ranks, decisions that all take alike, files that one rank writes."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import keras
+import numpy as np
 
 from ..world import World
 from .attach import attach
+from .metrics import averaged
+from .start import default_world
 
-__all__ = ["BroadcastVariables"]
+__all__ = ["AverageMetrics", "BroadcastVariables", "EarlyStopping", "OnRank0"]
 
 
 class BroadcastVariables(keras.callbacks.Callback):
@@ -23,3 +26,67 @@ class BroadcastVariables(keras.callbacks.Callback):
         """Called by Keras, before the train step is compiled."""
         super().set_model(model)
         attach(model, self._world)
+
+
+class AverageMetrics(keras.callbacks.Callback):
+    """At the end of each epoch: ``logs`` (loss, metrics, ``val_…``) are of all ranks' samples, for the callbacks that come after it.
+
+    See `hpcdl.keras.metrics` for what is exact. Validation may be on a `shard`, or on other data of each rank; data that all ranks have in
+    full give the same either way.
+    """
+
+    def __init__(self, world: World | None = None) -> None:
+        super().__init__()
+        self.world = default_world() if world is None else world
+        self._train: dict[str, float] | None = None
+        self._validation: dict[str, float] = {}
+        self._training = False
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Forget the last one."""
+        self._train, self._validation, self._training = None, {}, True
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """The validation of an epoch begins, and with it the metrics anew."""
+        if self._training and self._train is None:
+            self._train = averaged(self.world, self.model)
+
+    def on_test_end(self, logs: Any = None) -> None:
+        """The validation ends, whose metrics are still there."""
+        if self._training:
+            self._validation = {f"val_{name}": value for name, value in averaged(self.world, self.model).items()}
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Write into the logs that all callbacks are given."""
+        self._training = False
+        train = averaged(self.world, self.model) if self._train is None else self._train
+        if logs is not None:
+            logs.update({name: value for name, value in {**train, **self._validation}.items() if name in logs})
+
+
+class OnRank0(keras.callbacks.Callback):
+    """Runs another callback (``ModelCheckpoint``, ``CSVLogger``, ``TensorBoard``, …) on rank 0 alone.
+
+    Not for one that changes the model or the training, which all ranks must do alike.
+    """
+
+    def __new__(cls, callback: Any, world: World | None = None) -> Any:
+        """The callback itself on rank 0, one that does nothing on the others."""
+        return callback if (default_world() if world is None else world).rank == 0 else keras.callbacks.Callback()
+
+
+class EarlyStopping(keras.callbacks.EarlyStopping):
+    """Keras's EarlyStopping, by rank 0's logs on every rank, so that all stop after the same epoch and restore the same one's weights.
+
+    Put it behind `AverageMetrics`, so that these logs are of all ranks' samples. Arguments: those of ``keras.callbacks.EarlyStopping``.
+    """
+
+    def __init__(self, *arguments: Any, world: World | None = None, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.world = default_world() if world is None else world
+
+    def get_monitor_value(self, logs: Any) -> Any:
+        """Rank 0's. Called by Keras once an epoch."""
+        mine = super().get_monitor_value(logs)
+        told = self.world.broadcast(np.array([mine is not None, 0.0 if mine is None else float(mine)]))
+        return float(told[1]) if told[0] else None

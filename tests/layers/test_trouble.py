@@ -1,0 +1,23 @@
+"""A rank that raises ends all of them, with its own traceback, on every backend; none hangs."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from .conftest import BACKENDS
+
+pytestmark = [pytest.mark.outer]
+
+
+@pytest.mark.parametrize("where", ["callback", "data"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_one_rank_raises(program, backend, where) -> None:
+    begun = time.monotonic()
+    done = program("raises", backend, where, HPCDL_TIMEOUT="600")
+    told = done.stdout + done.stderr
+    assert done.returncode != 0, told
+    assert "the disk is gone" in told and "rank 1" in told, told[-4000:]
+    assert "nobody raised" not in told
+    assert time.monotonic() - begun < 600, "it ended by its time-out"
