@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from ..errors import InvalidArgument
+from .backends import current
 from .start import default_world
 
 __all__ = ["LearningRateSchedule", "LearningRateWarmup"]
@@ -68,6 +69,7 @@ class LearningRateSchedule(keras.callbacks.Callback):
     def _set(self, epoch: float) -> None:
         if epoch < self.start_epoch or (self.end_epoch is not None and epoch >= self.end_epoch):
             return
+        current().sync(self.model)
         factor = self.multiplier(epoch) if callable(self.multiplier) else self.multiplier
         self.model.optimizer.learning_rate = (self.initial_lr or 0.0) * factor
 

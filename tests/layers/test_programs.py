@@ -8,7 +8,7 @@ from .conftest import BACKENDS, cases, ended, there
 
 pytestmark = [pytest.mark.outer]
 
-PROGRAMS = ("training", "ways", "sharing")
+PROGRAMS = ("training", "ways", "sharing", "telling")
 
 
 @pytest.mark.parametrize(("name", "case"), [(name, case) for name in PROGRAMS for case in cases(name)])

@@ -3,7 +3,7 @@
 settle(world, threads): this process takes its device and its threads. average(exchange, gradients, weight): the mean over all ranks, where
 the train step is compiled too. counted(step, arguments, variables, counts): one step, whose changes of `variables` are undone where
 `counts` is false. compiled(model): a function that makes of the
-model's step one that is compiled as the model's settings say. rows(x): the samples of a batch. at_once(): a context in which nothing is
+model's step one that is compiled as the model's settings say. rows(x): the samples of a batch. sync(model): variables hold their present values. at_once(): a context in which nothing is
 compiled.
 """
 

@@ -12,7 +12,7 @@ from jax.experimental import io_callback
 from ...world import World
 from ..exchange import Exchange
 
-__all__ = ["at_once", "average", "compiled", "counted", "rows", "settle"]
+__all__ = ["at_once", "average", "compiled", "counted", "rows", "settle", "sync"]
 
 
 def settle(world: World, threads: int) -> None:
@@ -49,6 +49,11 @@ def rows(x: Any) -> Any:
 def at_once() -> Any:
     """Within: what is computed is computed now, not compiled."""
     return jax.ensure_compile_time_eval()
+
+
+def sync(model: Any) -> None:
+    """Within `fit`, variables hold old values until this is called; new ones that they are then given are seen by the next step."""
+    model.jax_state_sync()
 
 
 def counted(model: Any, step: Callable[..., Any], arguments: Sequence[Any], counts: Any) -> Any:

@@ -14,7 +14,7 @@ import tensorflow as tf
 from ...world import World
 from ..exchange import Exchange
 
-__all__ = ["at_once", "average", "compiled", "counted", "rows", "settle"]
+__all__ = ["at_once", "average", "compiled", "counted", "rows", "settle", "sync"]
 
 _LABEL = "mean_over_ranks__call_hk_attach_where_XLA_refuses_this"  # what XLA's error shows
 _latest: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # by graph: the latest of our operations in it
@@ -73,6 +73,10 @@ def rows(x: Any) -> Any:
 def at_once() -> Any:
     """Within: what is computed is computed now, not put into the graph."""
     return tf.init_scope()
+
+
+def sync(model: Any) -> None:
+    """Nothing here: variables always hold their values."""
 
 
 def counted(model: Any, step: Callable[..., Any], arguments: Sequence[Any], counts: Any) -> Any:

@@ -12,7 +12,7 @@ from ...torch.tensors import as_array, as_tensor
 from ...world import World
 from ..exchange import Exchange
 
-__all__ = ["at_once", "average", "compiled", "counted", "rows", "settle"]
+__all__ = ["at_once", "average", "compiled", "counted", "rows", "settle", "sync"]
 
 
 def settle(world: World, threads: int) -> None:
@@ -41,6 +41,10 @@ def rows(x: Any) -> Any:
 def at_once() -> Any:
     """Nothing here: all is computed at once."""
     return nullcontext()
+
+
+def sync(model: Any) -> None:
+    """Nothing here: variables always hold their values."""
 
 
 def counted(model: Any, step: Callable[..., Any], arguments: Sequence[Any], counts: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Shared data: the law with uneven parts; metrics, evaluate and predict of all ranks' samples."""
+"""Shared data of every kind: the law with uneven parts."""
 
 from __future__ import annotations
 
@@ -7,37 +7,11 @@ import math
 import keras
 import numpy as np
 import side
-from side import data, loss, network
+from side import compiled, data, network
 
 import hpcdl.keras as hk
 from hpcdl.errors import InvalidArgument
 from hpcdl.shards import Shards
-
-ADAM = 1e-2
-
-
-def metrics():
-    return ["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(2), Highest()]
-
-
-class Highest(keras.metrics.Metric):
-    """Keeps no sum, so it can only be averaged."""
-
-    def __init__(self, name="highest", **more):
-        super().__init__(name=name, **more)
-        self.most = self.add_variable((), "zeros", name="most")
-
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        self.most.assign(keras.ops.maximum(self.most, keras.ops.max(y_pred)))
-
-    def result(self):
-        return self.most
-
-
-def compiled(model, distributed, **more):
-    optimizer = keras.optimizers.Adam(ADAM)
-    model.compile(hk.DistributedOptimizer(optimizer) if distributed else optimizer, loss(), **more)
-    return model
 
 
 def alone(batches, seed=1, **more):
@@ -159,114 +133,6 @@ def case_settings_that_differ(s):
             assert "differ in" in str(error), error
         else:
             raise AssertionError("no error")
-
-
-def case_metrics(s):
-    """Logs, evaluate and predict are those of one process, uneven parts and stand-ins included."""
-    x, y = data(89)
-    vx, vy = data(64)
-    results = []
-    for distributed in (False, True):
-        model = compiled(network(1), distributed, metrics=metrics())
-        seen = []
-        note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs, seen=seen: seen.append(dict(logs)))
-        if distributed:
-            callbacks = [hk.BroadcastVariables(), hk.AverageMetrics(), note]
-            history = model.fit(
-                hk.shard(x, y, batch_size=29, shuffle=False),
-                validation_data=hk.shard(vx, vy, batch_size=31),
-                epochs=2,
-                verbose=0,
-                callbacks=callbacks,
-            )
-            assert history.history["loss"] == [logs["loss"] for logs in seen]
-            told = model.evaluate(hk.shard(vx, vy, batch_size=31), verbose=0)
-            named = model.evaluate(hk.shard(vx, vy, batch_size=2), verbose=0, return_dict=True)
-            rows = [model.predict(hk.shard(vx, batch_size=size), verbose=0) for size in (31, 2)]
-            plain = model.evaluate(vx, vy, verbose=0, return_dict=True)
-        else:
-            model.fit(x, y, batch_size=29, shuffle=False, validation_data=(vx, vy), epochs=2, verbose=0, callbacks=[note])
-            told = model.evaluate(vx, vy, verbose=0)
-            plain = named = model.evaluate(vx, vy, verbose=0, return_dict=True)
-            rows = [model.predict(vx, verbose=0)] * 2
-        results.append((seen, told, named, plain, rows))
-    one, ours = results
-    exact = ("loss", "accuracy", "sparse_top_k_categorical_accuracy")
-    for a, b in zip(one[0], ours[0], strict=True):
-        assert set(a) == set(b), (a, b)
-        for name in exact:
-            assert abs(a[name] - b[name]) < 1e-5 and abs(a[f"val_{name}"] - b[f"val_{name}"]) < 1e-5, (name, a, b)
-    assert np.allclose(one[1][:3], ours[1][:3], atol=1e-5), (one[1], ours[1])
-    assert all(abs(one[2][name] - found[name]) < 1e-5 for name in exact for found in (ours[2], ours[3])), (one[2], ours[2])
-    for rows in ours[4]:
-        assert rows.shape == (64, side.CLASSES)
-        assert np.allclose(rows, one[4][0], atol=1e-4)
-    everyone = s.world.allgather(np.array([list(logs.values()) for logs in ours[0]])[None])
-    assert (everyone == everyone[0]).all(), "ranks have different logs"
-
-
-def case_sums_that_are_no_means(s):
-    """AUC keeps counts at thresholds, which add up; the mean of the ranks' AUCs would be something else."""
-    rng = np.random.default_rng(5)
-    x = rng.normal(size=(60, 4)).astype("float32")
-    y = (x[:, 0] + rng.normal(size=60) > 0).astype("float32")
-    found = []
-    for distributed in (False, True):
-        keras.utils.set_random_seed(3)
-        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, activation="sigmoid")])
-        optimizer = keras.optimizers.SGD(0.0)
-        model.compile(
-            hk.DistributedOptimizer(optimizer) if distributed else optimizer, "binary_crossentropy", metrics=[keras.metrics.AUC(name="auc")]
-        )
-        if distributed:
-            hk.attach(model)
-            found.append(model.evaluate(hk.shard(x, y, batch_size=25), verbose=0, return_dict=True)["auc"])
-        else:
-            found.append(model.evaluate(x, y, verbose=0, return_dict=True)["auc"])
-    assert abs(found[0] - found[1]) < 1e-6, found
-
-
-def case_moving_averages(s):
-    """A stand-in changes no statistics: with batches of one sample, ranks 1 and 2 never have any."""
-    x, y = data(6)
-    model = network(1, norm=True)
-    compiled(model, True)
-    before = [np.array(w) for w in model.layers[1].non_trainable_weights]
-    model.fit(hk.shard(x, y, batch_size=1), verbose=0, callbacks=[hk.BroadcastVariables()])
-    after = [np.array(w) for w in model.layers[1].non_trainable_weights]
-    changed = any((a != b).any() for a, b in zip(before, after, strict=True))
-    assert changed == (s.rank == 0), f"changed: {changed}"
-
-
-def case_rates(s):
-    x, y = data(90)
-    model = compiled(network(1), True)
-    rates = []
-    note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: rates.append(float(model.optimizer.learning_rate)))
-    callbacks = [hk.BroadcastVariables(), hk.LearningRateWarmup(epochs=2), hk.LearningRateSchedule(0.1, start_epoch=3), note]
-    history = model.fit(hk.shard(x, y, batch_size=30), epochs=4, verbose=0, callbacks=callbacks)
-    wanted = [ADAM * (1 / 3 + 2 / 3 * (i + 1) / 6) for i in range(6)] + [ADAM] * 3 + [ADAM / 10] * 3
-    assert np.allclose(rates, wanted), (rates, wanted)
-    assert np.isclose(history.history["learning_rate"][-1], ADAM / 10)
-
-
-def case_callbacks_of_one_rank(s):
-    ran = []
-    callback = hk.OnRank0(keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: ran.append(epoch)))
-
-    class Stub(keras.callbacks.Callback):
-        """The ranks' losses disagree on when to stop."""
-
-        def on_epoch_end(self, epoch, logs=None):
-            logs["loss"] = 1.0 if s.rank == 0 and epoch > 1 else 1.0 / (epoch + 1)
-
-    x, y = data(90)
-    model = compiled(network(1), True)
-    stop = hk.EarlyStopping(monitor="loss", patience=2, restore_best_weights=True)
-    history = model.fit(hk.shard(x, y, batch_size=30), epochs=9, verbose=0, callbacks=[hk.BroadcastVariables(), callback, Stub(), stop])
-    assert len(history.epoch) == 4, history.epoch
-    assert ran == ([0, 1, 2, 3] if s.rank == 0 else [])
-    s.same(model)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import hpcdl.keras as hk
 warnings.filterwarnings("ignore")
 BACKEND = keras.backend.backend()
 SAMPLES, FEATURES, CLASSES = 90, 8, 3
-BATCH, EPOCHS = 30, 3
+BATCH, EPOCHS, ADAM = 30, 3, 1e-2
 
 
 def data(samples: int = SAMPLES, dtype: str = "float32") -> tuple[Any, Any]:
@@ -77,6 +77,13 @@ def both(s: Any, optimizer=lambda: keras.optimizers.Adam(1e-2), make=network, to
     ours.fit(*mine, batch_size=BATCH // s.size, epochs=epochs, shuffle=False, verbose=0, callbacks=[hk.BroadcastVariables()])
     s.same(ours, alone, tolerance)
     return ours, alone
+
+
+def compiled(model: Any, distributed: bool, **more: Any) -> Any:
+    """`model`, with Adam."""
+    optimizer = keras.optimizers.Adam(ADAM)
+    model.compile(hk.DistributedOptimizer(optimizer) if distributed else optimizer, loss(), **more)
+    return model
 
 
 def say(**told: Any) -> None:
