@@ -1,10 +1,9 @@
 """What differs between TensorFlow, JAX and PyTorch under Keras: one file each, with the same few functions.
 
 settle(world, threads): this process takes its device and its threads. average(exchange, gradients, weight): the mean over all ranks, where
-the train step is compiled too. counted(step, arguments, variables, counts): one step, whose changes of `variables` are undone where
-`counts` is false. compiled(model): a function that makes of the
-model's step one that is compiled as the model's settings say. rows(x): the samples of a batch. sync(model): variables hold their present values. at_once(): a context in which nothing is
-compiled.
+the train step is compiled too. counted(model, step, arguments, counts): one step, of which nothing but the trained variables remains where
+`counts` is false. compiled(model): a function that makes of the model's step one that is compiled as the model's settings say. rows(x): the
+samples of a batch. sync(model): from now on variables hold their present values. at_once(): a context in which nothing is compiled.
 """
 
 from __future__ import annotations
