@@ -33,10 +33,10 @@ def check_op(group: Group, op: str, dtype: np.dtype[Any]) -> None:
         raise InvalidArgument(f"{group.place}: unknown op {op!r}; known: {', '.join(OPS)}")
     by_name(OPS[op]).check(dtype)
     size = group.transport.size
-    if op == "adasum" and not is_floating(dtype):
-        raise Refused(f"{group.place}: Adasum needs a floating dtype, got {dtype}")
     if op == "adasum" and size & (size - 1):
         raise NotImplementedError(f"{group.place}: Running Adasum with non-power of 2 ranks is not supported yet; this set has {size}")
+    if op == "adasum" and not is_floating(dtype):
+        raise Refused(f"{group.place}: Adasum needs a floating dtype, got {dtype}")
 
 
 def reduce_in_place(group: Group, x: Array, wanted: Wanted) -> tuple[Operation, Callable[[], None]]:
