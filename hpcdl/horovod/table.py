@@ -88,7 +88,8 @@ class Table(Group):
                 self._tell(wanted, number)
             except TransportFailure as failure:
                 self.trouble(request, failure)
-            self.submit(request)
+            if not request.finished:  # as it is where this rank is the last to come, and nothing has to be moved
+                self.submit(request)
         return request
 
     def over(self, request: Request) -> None:

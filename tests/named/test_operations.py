@@ -259,3 +259,23 @@ def test_timeline(ranks, shared_path) -> None:
         assert of_conv == 3 * [("NEGOTIATE_ALLREDUCE", "B"), ("NEGOTIATE_ALLREDUCE", "E"), ("ALLREDUCE", "B"), ("ALLREDUCE", "E")]
 
     ranks(2, body)
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_nothing_stays_open(ranks, n) -> None:
+    """Whoever comes last: the operations are over, and leaving does not wait for them."""
+
+    def body(world) -> None:
+        named = Named(world.group(range(n)))
+        for last in range(n):
+            if world.rank == last:
+                world.barrier()
+            requests = [named.barrier(f"b{last}"), named.allreduce([np.empty(0)], "empty"), named.join()]
+            if world.rank != last:
+                world.barrier()
+            for request in requests:
+                request.wait()
+            assert not named.table._active and not named.data._active
+        named.close()
+
+    ranks(n, body)

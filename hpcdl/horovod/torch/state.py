@@ -72,7 +72,7 @@ def broadcast_optimizer_state(optimizer: torch.optim.Optimizer, root_rank: int, 
         optimizer.load_state_dict(_together(plan, host))
 
 
-def broadcast_object(obj: Any = None, root_rank: int = 0, name: str | None = None, process_set: ProcessSet = global_process_set) -> Any:
+def broadcast_object(obj: Any, root_rank: int = 0, name: str | None = None, process_set: ProcessSet = global_process_set) -> Any:
     """Rank `root_rank`'s object, on every rank; what the others give is ignored. Two broadcasts.
 
     Raises InvalidArgument, on every rank, where it cannot be pickled.

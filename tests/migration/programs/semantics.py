@@ -24,7 +24,7 @@ def told(x: Any) -> Any:
     return x if isinstance(x, (int, float, str, bool, type(None))) else type(x).__name__
 
 
-def call(name: str, function: Any, *arguments: Any, **named: Any) -> None:
+def call(name: str, function: Any, /, *arguments: Any, **named: Any) -> None:
     """Its result, or the built-in kind of its error."""
     try:
         found = told(function(*arguments, **named))
