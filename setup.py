@@ -36,6 +36,7 @@ setup(
         "bench": [*DEMO, "matplotlib>=3.7"],  # without it `hpcdl bench` prints and writes everything but the plot
         "torch": [*MPI, "torch>=2.13"],
         "keras": [*MPI, "keras>=3.15"],  # the backend (tensorflow, jax, torch) is the user's choice
+        "horovod": ["horovod==0.28.1"],  # as an engine; python -m hpcdl.horovod.build builds it where pip cannot
         "test": TEST,
         "dev": [*TEST, "ruff>=0.8", "mypy>=1.13"],
     },

@@ -8,11 +8,13 @@ import os
 import sys
 import threading
 import zlib
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from . import engine as engines
 from .errors import InvalidArgument, LaunchError
 from .launch.env import check_world
 from .launch.machine import cores
@@ -27,17 +29,21 @@ _world: World | None = None
 _comm: Any = None
 
 
-def init(comm: Any = None, timeout: float | None = None) -> World:
+def init(comm: Any = None, timeout: float | None = None, engine: str | None = None) -> World:
     """The world of all ranks that mpirun or srun started together; a second call returns the same one. Collective.
 
     comm: an mpi4py communicator to use in place of COMM_WORLD. timeout: seconds without progress after which an operation raises Stalled
-    (default 600, or HPCDL_TIMEOUT). Raises LaunchError where no MPI library is found, or where the launcher belongs to another one.
+    (default 600, or HPCDL_TIMEOUT). engine: who reduces, ``hpcdl`` (default, or HPCDL_ENGINE) or ``horovod``, an installed Horovod, which
+    then does what `collective` ``auto`` would choose among sums, means and products over all ranks. Raises LaunchError where no MPI library
+    is found, where the launcher belongs to another one, or where no Horovod fits.
     """
     global _comm
     with _lock:
         if _world is not None:
             if comm is not None and comm != _comm:
                 raise InvalidArgument("init was called before with another communicator; use world.split or world.group for further ones")
+            if engine is not None and engine != _world.engine:
+                raise InvalidArgument(f"the world has the engine {_world.engine!r} already; it is chosen once")
             return _world
         try:
             from .transport import mpi
@@ -49,9 +55,8 @@ def init(comm: Any = None, timeout: float | None = None) -> World:
         if comm is None:
             check_world(transport.size, transport.rank, mpi.library_version())
         _comm = comm
-        world = _begin(transport, timeout, mpi.library_version())
         mpi.before_finalize(_finish)
-        return world
+        return _begin(transport, timeout, mpi.library_version(), lambda world: engines.start(world, engine, comm))
 
 
 def adopt(transport: Transport, timeout: float | None = None) -> World:
@@ -59,15 +64,18 @@ def adopt(transport: Transport, timeout: float | None = None) -> World:
     with _lock:
         if _world is not None:
             raise InvalidArgument("there is a default world already: adopt comes before init")
-        return _begin(transport, timeout, "")
+        return _begin(transport, timeout, "", lambda world: None)
 
 
-def _begin(transport: Transport, timeout: float | None, library: str) -> World:
+def _begin(transport: Transport, timeout: float | None, library: str, take_engine: Callable[[World], None]) -> World:
     global _world
     _world = World(transport, timeout)
     _world.share_timeout()
     _world.settle_costs(library)
-    _end_in_order(_world, transport, os.getpid())
+    try:
+        take_engine(_world)
+    finally:  # afterwards, since what is arranged last for the end comes first, and Horovod arranges its own
+        _end_in_order(_world, transport, os.getpid())
     return _world
 
 
@@ -93,6 +101,8 @@ def _finish() -> None:
     if _world is None:
         return
     _world.close()
+    if _world.broken is None:
+        engines.finish()
     mpi = sys.modules.get(f"{__package__}.transport.mpi")
     if mpi is not None:
         if _world.broken is None:

@@ -20,7 +20,7 @@ from .collectives.settle import settle
 from .collectives.subgroup import subgroup
 from .collectives.worth import Worth, worth
 from .errors import CommunicationError, InvalidArgument
-from .transport.base import Placement, Transport
+from .transport.base import NamedSums, Placement, Transport
 from .transport.metered import Metered
 from .transport.threads import ThreadHub
 
@@ -201,6 +201,16 @@ class World:
         """
         if self.size > 1:
             settle(self._group, self.new_group("calibration"), library)
+
+    @property
+    def engine(self) -> str:
+        """Who reduces where `collective` is ``auto``: ``hpcdl``, or ``horovod``. Not collective."""
+        return "hpcdl" if self._group.sums is None else "horovod"
+
+    def reduce_by(self, sums: NamedSums | None) -> None:
+        """Let another library reduce from now on; also for groups of all these ranks that are made later. On all ranks alike."""
+        self._group.sums = sums
+        self._group.recipes.clear()
 
     @property
     def plan(self) -> Plan:

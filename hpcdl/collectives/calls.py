@@ -140,6 +140,8 @@ def task_for(
         board=board,
         neighbours=neighbours,
         segment=recipe.segment,
+        sums=group.sums,
+        name=str(recipe.signature),
     )
 
 

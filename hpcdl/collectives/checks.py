@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Array, dtype_of, is_array, is_floating, of
+from ..arrays import HOST, Array, dtype_of, is_array, is_floating, of
 from ..codecs import Codec
 from ..errors import InvalidArgument
 from .group import Group
 from .ops import Op
 
-__all__ = ["check_array", "check_codec", "check_out", "check_residual", "check_timeout"]
+__all__ = ["SUMMED", "cannot_sum", "check_array", "check_codec", "check_out", "check_residual", "check_summed", "check_timeout"]
 
+SUMMED = ("none", "fp16")  # codecs whose wire Horovod can sum
 _DEFAULT_TIMEOUT = 600.0  # seconds without progress
 
 
@@ -46,6 +47,28 @@ def check_codec(group: Group, codec: Codec, dtype: np.dtype[Any]) -> None:
     """Raise InvalidArgument where a lossy codec meets a dtype that is no float."""
     if not codec.exact and not is_floating(dtype):
         raise InvalidArgument(f"{group.place}: codec {codec.name!r} needs a floating dtype, got {dtype}; use codec='none'")
+
+
+def cannot_sum(codec: str, op: Op) -> str:
+    """What is wrong with this codec where Horovod reduces."""
+    valid = "codecs none, and fp16 for sum and mean"
+    return f"Horovod cannot sum the wire of codec {codec!r} with op {op.name!r}; valid: {valid}; with collective='ring' this package does"
+
+
+def check_summed(group: Group, x: Array, op: Op, codec: Codec, work: np.dtype[Any], feedback: bool) -> None:
+    """Raise InvalidArgument unless Horovod can reduce arrays like `x`, of which `work` is summed, with this codec."""
+    if group.sums is None:
+        cure = "init(engine='horovod'), and a group of all ranks in their order"
+        raise InvalidArgument(f"{group.place}: collective 'horovod' is not there in {group.label}; it needs {cure}")
+    if codec.name not in SUMMED or (not codec.exact and op.mpi != "SUM"):
+        raise InvalidArgument(f"{group.place}: {cannot_sum(codec.name, op)}")
+    if feedback:
+        why = "error feedback does not see what Horovod's own sums in float16 lose"
+        raise InvalidArgument(f"{group.place}: {why}; use error_feedback=None, or a collective of this package")
+    if of(x) is not HOST or not group.sums.takes(op.by_mpi(work), work):
+        what = f"{op.name} of {work}" + ("" if of(x) is HOST else " on a device")
+        valid = "sum, mean and product of float16, bfloat16, float32, float64, int32 and int64 in host memory"
+        raise InvalidArgument(f"{group.place}: Horovod cannot reduce {what}; valid: {valid}; with collective='auto' this package does")
 
 
 def check_residual(group: Group, residual: Array, x: Array, op: Op, codec: Codec, work: np.dtype[Any]) -> None:

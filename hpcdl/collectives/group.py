@@ -13,7 +13,7 @@ import numpy as np
 
 from ..arrays import HOST, Arrays
 from ..errors import CommunicationError, InvalidArgument, ranks_text
-from ..transport.base import Pending, Transport, TransportFailure, Truncated
+from ..transport.base import NamedSums, Pending, Transport, TransportFailure, Truncated
 from ..transport.staged import Staged
 from .backoff import Backoff
 from .branch import current
@@ -53,6 +53,7 @@ class Group:
         self._staged = Staged(transport)
         self.buffers = Buffers(transport)
         self.plan = plan_for(costs, transport, self.buffers.board is not None)  # what `auto` follows
+        self.sums: NamedSums | None = None  # of the library that reduces in place of ours, where one does
         self.recipes: dict[Any, Any] = {}  # what calls of all-reduce amount to, by their arguments
         self._pools: dict[str, Pool] = {}
         self.started = self._history = (

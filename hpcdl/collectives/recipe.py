@@ -11,7 +11,7 @@ from ..arrays import HOST, Array, accumulator, dtype_of, of
 from ..codecs import Codec
 from ..codecs import by_name as codec_by_name
 from .board import Sides
-from .checks import check_codec
+from .checks import check_codec, check_summed
 from .collective import check_name
 from .group import Group
 from .operation import Signature
@@ -77,7 +77,11 @@ def _work_out(
     if board is None and collective in ("shared-memory", "two-level"):
         collective = "ring"  # as these do without shared memory; named, so that ranks that have it notice
     segment = group.plan.segment
-    if collective == "auto":
+    if collective == "auto" and group.sums is not None and of(x) is HOST and group.sums.takes(op.by_mpi(work_dtype), work_dtype):
+        collective = "horovod"
+    if collective == "horovod":
+        check_summed(group, x, op, codec, work_dtype, feedback)
+    elif collective == "auto":
         by_mpi = codec.exact and op.by_mpi(work_dtype) is not None
         collective, segment = group.plan.choose(x.size * work_dtype.itemsize, by_mpi, bool(place), of(x) is HOST)
     extra = ", ".join(filter(None, ("weighted" if weighted else "", "error feedback" if feedback else "", place)))

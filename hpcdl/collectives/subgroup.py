@@ -24,6 +24,8 @@ def subgroup(group: Group, members: tuple[int, ...], label: str, messages_only: 
 
     messages_only: it has neither shared memory nor the MPI library's own calls. kind: its class.
 
+    Where another library reduces for `group`, it does for a plain group of all its ranks in their order; for any other, this package does.
+
     Members first agree through the progress loop that they are all here, so that the blocking calls into MPI which follow cannot hang.
     """
     subset = Subset(group.transport, members)
@@ -45,4 +47,7 @@ def subgroup(group: Group, members: tuple[int, ...], label: str, messages_only: 
         if messages_only:
             transport = Subset(transport, tuple(range(len(members))))
         lane = group.lane.group(members, 2 * identity + 1)
-        return kind(group.engine, transport, lane, label, group.timeout, group.costs)
+        made = kind(group.engine, transport, lane, label, group.timeout, group.costs)
+        if group.sums is not None and kind is Group and members == tuple(range(group.transport.size)) and not messages_only:
+            made.sums = group.sums.within(f"{label} ({identity:x})")
+        return made

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..arrays import Array
 from ..codecs import BLOCK, Codec
-from ..transport.base import Pending, Transport
+from ..transport.base import NamedSums, Pending, Transport
 from .layout import CODED_PIECE_BYTES, EXACT_PIECE_BYTES, NETWORK_MESSAGE_BYTES
 from .ops import Op
 from .pool import Pool
@@ -52,6 +52,8 @@ class Task:
     neighbours: Sequence[Array] | None = None  # `x` of each rank of this node, where it lies in shared memory on all of them
     bounds: list[int] | None = None  # chunk bounds, where the caller fixes them
     segment: int = 0
+    sums: NamedSums | None = None  # of another library, over all ranks of the group
+    name: str = ""  # what it calls this there
     met: set[tuple[str, int]] = field(default_factory=set)  # directions and peers that have the header already
 
     @property

@@ -11,6 +11,7 @@ from ..codecs import Codec, codecs
 from ..codecs import by_name as codec_by_name
 from ..codecs.sign import Sign
 from ..codecs.topk import TopK
+from ..collectives.checks import SUMMED, cannot_sum
 from ..collectives.ops import Op
 from ..errors import InvalidArgument, UnknownName
 from ..registry import Registry, parse_spec
@@ -48,8 +49,10 @@ def by_name(codec: Compressor | Codec | str | None) -> Compressor:
     return found if hasattr(codec, "reduce") else Elementwise(codec_by_name(found))
 
 
-def check(compressor: Compressor, op: Op, dtype: np.dtype[Any]) -> None:
-    """Raise InvalidArgument where a compressor meets an operation or a dtype that it cannot reduce."""
+def check(compressor: Compressor, op: Op, dtype: np.dtype[Any], horovod: bool) -> None:
+    """Raise InvalidArgument where a compressor meets an operation or a dtype that it cannot reduce. horovod: whether Horovod is to sum."""
+    if horovod and not (isinstance(compressor, Elementwise) and compressor.name in SUMMED):
+        raise InvalidArgument(cannot_sum(compressor.name, op))
     if not isinstance(compressor, Elementwise) and not (op.name in ("sum", "mean") and is_floating(dtype)):
         raise InvalidArgument(
             f"codec {compressor.name!r} reduces floats by op sum or mean, not {dtype} by {op.name}; use one of: {', '.join(codecs)}"

@@ -89,7 +89,7 @@ class Reducer:
                 raise InvalidArgument(f"{argument} must be more than 0, got {value}")
         for d in dtypes:
             self.op.check(d)
-            check(self.compressor, self.op, d)
+            check(self.compressor, self.op, d, world.engine == "horovod" and collective in ("auto", "horovod"))
         error_feedback = (self.compressor.error_feedback if error_feedback is None else error_feedback) and not self.compressor.exact
         described = ", ".join(f"{name}: {d}{list(s)}" for name, d, s in zip(self.names, dtypes, sizes, strict=True))
         self._group = world.new_group("reducer")

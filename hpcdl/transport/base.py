@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..arrays import Array
 from .turns import Turns
 
-__all__ = ["NativeCalls", "Pending", "Placement", "Transport", "TransportFailure", "Truncated", "Window", "renumber"]
+__all__ = ["NamedSums", "NativeCalls", "Pending", "Placement", "Transport", "TransportFailure", "Truncated", "Window", "renumber"]
 
 
 class TransportFailure(Exception):
@@ -88,6 +88,30 @@ class NativeCalls(Protocol):
 
     def iallgather(self, mine: Array, everyone: Array) -> Pending:
         """Gather each rank's `mine` into the rows of `everyone`."""
+        ...
+
+
+class NamedSums(Protocol):
+    """Another library's all-reduce of host memory over all ranks of a group, which matches what ranks reduce by name."""
+
+    def takes(self, op: str | None, dtype: Any) -> bool:
+        """Whether it can reduce arrays of this dtype with the operation that MPI calls `op`."""
+        ...
+
+    def turns(self, name: str) -> Turns:
+        """The queue of those who reduce by this name, since the library takes one array of a name at a time."""
+        ...
+
+    def iallreduce(self, x: Array, op: str, name: str) -> Pending:
+        """Reduce `x` in place with what the other ranks reduce by this name."""
+        ...
+
+    def within(self, label: str) -> NamedSums:
+        """The same for another group of the same ranks, whose `label` sets its names apart."""
+        ...
+
+    def close(self) -> None:
+        """End the library, if it was started for this."""
         ...
 
 

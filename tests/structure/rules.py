@@ -11,7 +11,7 @@ from .tree import imports, sources
 # A room may import itself and what stands to its left.
 ORDER = (
     *("errors", "registry", "launch.env", "launch.machine", "arrays", "transport", "codecs", "collectives"),
-    *("world", "start", "shards", "agree"),
+    *("world", "engine", "start", "shards", "agree"),
     *("reduction", "parallel", "checkpoint"),
     *("numpy", "torch", "keras", "horovod"),  # the doors
     *("launch", "demo", "bench", "cli"),
@@ -22,11 +22,11 @@ PLACES = {
     "cupy": ("arrays",),
     "cupyx": ("arrays",),
     "cupy_backends": ("arrays",),
-    "torch": ("torch", "keras", "horovod", "bench.ddp"),
+    "torch": ("torch", "keras", "horovod", "transport.horovod", "bench.ddp"),
     "keras": ("keras", "horovod"),
     "tensorflow": ("keras", "horovod"),
     "jax": ("keras",),
-    "horovod": ("horovod",),
+    "horovod": ("horovod", "transport.horovod"),
     "sklearn": ("demo",),
     "matplotlib": ("bench.plot",),
 }

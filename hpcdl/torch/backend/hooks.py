@@ -60,7 +60,7 @@ class CommHook:
         """Start to average `bucket` in place; a future of its buffer."""
         group, buffer = _group_of(state), bucket.buffer()
         flat, index = as_array(buffer), bucket.index()
-        check(self._compressor, self._op, flat.dtype)
+        check(self._compressor, self._op, flat.dtype, group.sums is not None and self._collective in ("auto", "horovod"))
         layout, residual = self._place(bucket, flat)
         step = self._steps[index] = self._steps.get(index, -1) + 1
         mine = Bucket(flat, residual, layout, frozenset(layout.offsets), kept=self._kept)
