@@ -26,7 +26,8 @@ def headroom(size: int) -> int:
 def exponents_of(peaks: Array, size: int) -> Array:
     """For each largest magnitude, float32, the exponent e, int16, so that `size` such values times 2^-e sum to 2^15 at most."""
     _, exponent = np.frexp(peaks)  # peak < 2^exponent
-    return np.where(np.isfinite(peaks), np.maximum(exponent - _TOP + headroom(size), _LEAST), PLAIN).astype(np.int16)
+    fitting = np.where(peaks == 0, _LEAST, np.maximum(exponent - _TOP + headroom(size), _LEAST))
+    return np.where(np.isfinite(peaks), fitting, PLAIN).astype(np.int16)
 
 
 class CommonExponent:
