@@ -117,10 +117,10 @@ def wrapper(folder: Path, compiler: str) -> Path:
 
 def environment(target: Target, compiler: Path, environ: Mapping[str, str]) -> dict[str, str]:
     """What the build is told: PyTorch, over MPI alone. Settings of the user's, such as HOROVOD_GPU_OPERATIONS=NCCL, stay."""
-    told = {name: "1" for name in ("HOROVOD_WITH_PYTORCH", "HOROVOD_WITH_MPI")}
-    told |= {name: "1" for name in ("HOROVOD_WITHOUT_GLOO", "HOROVOD_WITHOUT_TENSORFLOW", "HOROVOD_WITHOUT_MXNET")}
+    parts = ("WITH_PYTORCH", "WITH_MPI", "WITHOUT_GLOO", "WITHOUT_TENSORFLOW", "WITHOUT_MXNET")
+    told = {f"HOROVOD_{part}": "1" for part in parts}
     jobs = {"MAKEFLAGS": f"-j{os.cpu_count() or 1}", "CMAKE_POLICY_VERSION_MINIMUM": "3.5"}  # CMake 4 refuses what is older
-    return {**told, **jobs, **_plain(environ), "CXX": str(compiler), "PATH": _path(target, environ)}
+    return {**told, **jobs, **environ, "CXX": str(compiler), "PATH": _path(target, environ)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -201,7 +201,7 @@ def _verify(target: Target) -> None:
         program = Path(folder) / "verify.py"
         program.write_text(_VERIFY, encoding="utf-8")
         ended = subprocess.run(
-            [*words, str(program)], check=False, capture_output=True, text=True, env={**_plain(os.environ), "PYTHONPATH": path}, timeout=300
+            [*words, str(program)], check=False, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, timeout=300
         )
     if ended.returncode:
         raise SystemExit(
@@ -213,10 +213,6 @@ def _verify(target: Target) -> None:
 def _path(target: Target, environ: Mapping[str, str]) -> str:
     """Where programs are looked for: the environment's own first, since its mpicc is that of its MPI library."""
     return os.pathsep.join(filter(None, [target.scripts, environ.get("PATH", "")]))
-
-
-def _plain(environ: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
 
 
 def _macros(mpicc: str, path: str) -> str:
