@@ -62,9 +62,7 @@ class Target(NamedTuple):
     def ask(cls, python: str) -> Target:
         """What `python` says of its environment. Raises SystemExit where it cannot be run."""
         try:
-            told = subprocess.run(
-                [python, "-c", _ASK % (_NEEDS,)], check=True, capture_output=True, text=True, env=_plain(os.environ)
-            ).stdout
+            told = subprocess.run([python, "-c", _ASK % (_NEEDS,)], check=True, capture_output=True, text=True).stdout
         except (OSError, subprocess.CalledProcessError) as error:
             raise SystemExit(f"{python} does not run: {getattr(error, 'stderr', None) or error}") from None
         found = json.loads(told.strip().splitlines()[-1])
