@@ -13,7 +13,7 @@ from .errors import LaunchError, Mismatch, UnknownName, ranks_text
 from .transport import horovod
 from .world import World
 
-__all__ = ["ENGINES", "finish", "start"]
+__all__ = ["ENGINES", "finish", "part", "start"]
 
 ENGINES = ("hpcdl", "horovod")
 
@@ -56,6 +56,12 @@ def finish() -> None:
     if _begun is not None:
         _begun.close()
         _begun = None
+
+
+def part(world: World) -> None:
+    """The last thing before this process ends, when nothing here uses MPI any more."""
+    if world.broken is None:
+        horovod.await_others(world.size)
 
 
 def _agree(world: World, trouble: str) -> None:

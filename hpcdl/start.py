@@ -130,6 +130,7 @@ def _end_in_order(world: World, transport: Any, pid: int) -> None:
         if os.getpid() != pid:
             return
         _finish()
+        engines.part(world)
         if world.broken is not None:
             print(f"rank {world.rank} of {world.size} ends with a broken world, and so do all: {world.broken}", file=sys.stderr)
             transport.abort(1)

@@ -56,9 +56,7 @@ class Group:
         self.sums: NamedSums | None = None  # of the library that reduces in place of ours, where one does
         self.recipes: dict[Any, Any] = {}  # what calls of all-reduce amount to, by their arguments
         self._pools: dict[str, Pool] = {}
-        self.started = self._history = (
-            0  # the latter of all operations so far, so that a disagreement that went unnoticed shows in the next one
-        )
+        self.started = self._history = 0  # the latter of all so far, so that a disagreement that went unnoticed shows in the next one
         self._active: dict[int, Operation] = {}
         self._recent: deque[tuple[int, Signature]] = deque(maxlen=_REMEMBER)
         self.departed: dict[int, State] = {}  # ranks that start nothing more

@@ -6,6 +6,7 @@ Why not its C interface: that initialises and asks for ranks, and cannot take a 
 from __future__ import annotations
 
 import re
+import sys
 from importlib import import_module
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import find_spec
@@ -17,7 +18,7 @@ from ..errors import LaunchError
 from .base import Pending, TransportFailure
 from .turns import Turns
 
-__all__ = ["CURE", "HorovodSums", "begin", "other_library", "why_not"]
+__all__ = ["CURE", "HorovodSums", "await_others", "begin", "other_library", "why_not"]
 
 CURE = "python -m hpcdl.horovod.build, which builds it for today's PyTorch; or pip install 'hpcdl[horovod]' where that builds by itself"
 _DTYPES = ("float16", "float32", "float64", "int32", "int64")  # that it sums alike everywhere
@@ -121,6 +122,19 @@ def _loaded() -> set[str]:
         return set()
     names = {Path(line.split(maxsplit=5)[5]).name for line in lines if "libmpi.so" in line}
     return {name for name in names if name.startswith("libmpi.so.")}
+
+
+def await_others(size: int) -> None:
+    """Return once all ranks have come here, if a Horovod of theirs runs that the program has started; for the end of a process.
+
+    Why: where Horovod has started MPI, it ends MPI on all ranks as soon as one of them ends Horovod, also under those who still use it.
+    """
+    hvd: Any = sys.modules.get("horovod.torch")
+    try:
+        if hvd is not None and hvd.__name__ == "horovod.torch" and hvd.is_initialized() and hvd.size() == size:
+            hvd.barrier()
+    except (RuntimeError, ValueError):  # it has ended meanwhile
+        pass
 
 
 def begin(comm: Any, rank: int, size: int) -> HorovodSums:
