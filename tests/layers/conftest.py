@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -38,7 +39,7 @@ def launch(program: str, backend: str, *words: str, n: int = RANKS, **environ: s
         "HPCDL_TIMEOUT": "60",
         "OMP_NUM_THREADS": "1",
         "KERAS_BACKEND": backend,
-        "KERAS_HOME": str(PROGRAMS / "none"),
+        "KERAS_HOME": str(Path(tempfile.gettempdir(), "hpcdl-keras-home")),
         "TF_CPP_MIN_LOG_LEVEL": "3",
         **environ,
     }
