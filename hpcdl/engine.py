@@ -13,22 +13,26 @@ from .errors import LaunchError, Mismatch, UnknownName, ranks_text
 from .transport import horovod
 from .world import World
 
-__all__ = ["ENGINES", "finish", "part", "start"]
+__all__ = ["ENGINES", "finish", "part", "start", "words"]
 
 ENGINES = ("hpcdl", "horovod")
 
 _begun: horovod.HorovodSums | None = None
 
 
-def start(world: World, engine: str | None, comm: Any) -> None:
-    """Let `engine` reduce for `world`, whose transport lies over `comm`; None: as HPCDL_ENGINE says where rank 0 runs. Collective.
+def words(engine: str | None) -> str:
+    """What this rank tells the others: the engine that its program asks for, or nothing, and the one that HPCDL_ENGINE names."""
+    return f"{engine or ''} {os.environ.get('HPCDL_ENGINE', '').strip() or 'hpcdl'}"
 
-    The same error on every rank: UnknownName, Mismatch where ranks ask for different ones, LaunchError where any rank finds no Horovod
-    that fits.
+
+def start(world: World, told: list[str], comm: Any) -> None:
+    """Let the engine that the ranks have `told` of reduce for `world`, whose transport lies over `comm`. Collective.
+
+    Where no program asks for one, HPCDL_ENGINE decides as it is where rank 0 runs. The same error on every rank: UnknownName, Mismatch
+    where ranks ask for different ones, LaunchError where any rank finds no Horovod that fits.
     """
     global _begun
-    told = _gather(world, f"{engine or ''} {os.environ.get('HPCDL_ENGINE', '').strip() or 'hpcdl'}")
-    asked = [words.split(" ", 1)[0] for words in told]
+    asked = [each.split(" ", 1)[0] for each in told]
     chosen = asked[0] or told[0].split(" ", 1)[1]
     if chosen not in ENGINES:
         raise UnknownName(f"unknown engine {chosen!r}; known: {', '.join(ENGINES)}")

@@ -56,7 +56,9 @@ def init(comm: Any = None, timeout: float | None = None, engine: str | None = No
             check_world(transport.size, transport.rank, mpi.library_version())
         _comm = comm
         mpi.before_finalize(_finish)
-        return _begin(transport, timeout, mpi.library_version(), lambda world: engines.start(world, engine, comm))
+        return _begin(
+            transport, timeout, mpi.library_version(), engines.words(engine), lambda world, told: engines.start(world, told, comm)
+        )
 
 
 def adopt(transport: Transport, timeout: float | None = None) -> World:
@@ -64,16 +66,16 @@ def adopt(transport: Transport, timeout: float | None = None) -> World:
     with _lock:
         if _world is not None:
             raise InvalidArgument("there is a default world already: adopt comes before init")
-        return _begin(transport, timeout, "", lambda world: None)
+        return _begin(transport, timeout, "", "", lambda world, told: None)
 
 
-def _begin(transport: Transport, timeout: float | None, library: str, take_engine: Callable[[World], None]) -> World:
+def _begin(transport: Transport, timeout: float | None, library: str, words: str, take_engine: Callable[[World, list[str]], None]) -> World:
     global _world
     _world = World(transport, timeout)
-    _world.share_timeout()
+    told = _world.share_settings(words)
     _world.settle_costs(library)
     try:
-        take_engine(_world)
+        take_engine(_world, told)
     finally:  # afterwards, since what is arranged last for the end comes first, and Horovod arranges its own
         _end_in_order(_world, transport, os.getpid())
     return _world
