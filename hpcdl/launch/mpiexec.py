@@ -37,12 +37,15 @@ class Family:
     env: tuple[tuple[str, str], ...] = ()  # set for the launcher unless the user did
     block: str = ""  # what the launcher says about a failed job: regular expression over the first line between two rules of dashes
     line: str = ""  # the same, over single lines
+    passing: str = ""  # what it says in `block` when it could not start anything, now and then, and can the next time
     same_major: bool = True  # whether a launcher of another major version starts worlds of one
 
 
 _OMPI_ROOT = (("OMPI_ALLOW_RUN_AS_ROOT", "1"), ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"))
 _ANY = (("UCX_DEBUG_SIGNO", "0"),)  # UCX catches SIGHUP, to talk more: it is to end the rank
-_OMPI_BLOCK = r"(\S*(prterun|prted?|mpirun|mpiexec|orterun)\S* (detected|noticed|has (exited|lost))|Primary job|MPI_ABORT was invoked)"
+_OMPI_PASSING = "The PMIx server's listener thread failed to start"
+_OMPI_PROGRAM = r"\S*(prterun|prted?|mpirun|mpiexec|orterun)\S*"
+_OMPI_BLOCK = rf"({_OMPI_PROGRAM} (detected|noticed|has (exited|lost))|Primary job|MPI_ABORT was invoked|{_OMPI_PASSING})"
 _OMPI_LINE = r"Abort is in progress\.\.\.hit ctrl-c"
 _HYDRA_LINE = (
     r"={83}$|=   (BAD TERM|RANK|PID|EXIT|KILLED|CLEANING|YOU CAN)|YOUR APPLICATION TERMINATED WITH"
@@ -103,6 +106,7 @@ FAMILIES: tuple[Family, ...] = (
         env=_OMPI_ROOT,
         block=_OMPI_BLOCK,
         line=_OMPI_LINE,
+        passing=_OMPI_PASSING,
     ),
 )
 

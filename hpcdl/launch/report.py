@@ -11,8 +11,9 @@ from typing import Any
 from ..errors import ranks_text
 from . import records
 
-__all__ = ["explain"]
+__all__ = ["NOT_STARTED", "explain"]
 
+NOT_STARTED = "before any rank had started"
 _VARYING = re.compile(r"\brank \d+\b|\b0x[0-9a-f]{6,}\b|\bpid \d+\b")
 _CONSEQUENCES = (128 + signal.SIGTERM, 128 + signal.SIGKILL)  # how a launcher ends the ranks that are left
 
@@ -61,5 +62,5 @@ def _in_full(group: list[dict[str, Any]], size: int) -> str:
 def _launcher_failed(folder: Path, code: int, held: Sequence[bytes]) -> str:
     words = b"".join(held).decode(errors="replace")
     how = f"was killed by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with exit code {code}"
-    when = "" if any(folder.glob("rank.*.json")) else " before any rank had started"
+    when = "" if any(folder.glob("rank.*.json")) else f" {NOT_STARTED}"
     return f"{words}hpcdl: the MPI launcher {how}{when}\n"

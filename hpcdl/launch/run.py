@@ -26,7 +26,7 @@ from . import mpiexec, records
 from .banner import Banner
 from .funnel import Funnel
 from .machine import thread_shares
-from .report import explain
+from .report import NOT_STARTED, explain
 from .tie import tie_to_parent
 
 __all__ = ["resolve", "run"]
@@ -35,6 +35,7 @@ _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, sign
 _AFTER_FAILURE = 5.0  # seconds in which a failing rank may tell the others and end; the others are killed when it is gone
 _AFTER_INTERRUPT = 4.0  # in which ranks may clean up
 _AFTER_KILL = 2.0  # until the launcher itself is asked to end, and again until it is killed
+_TRIES = 3  # of a launcher that ends before any rank has started, for a reason that passes
 _TICK = 0.05
 
 
@@ -50,6 +51,19 @@ def run(command: list[str], ranks: int, *, tag_output: bool = False, env: Mappin
     launcher = mpiexec.launcher(mpiexec.library())
     environ = launcher.environment({**os.environ, **(env or {})})
     environ.update(thread_shares(ranks, environ))
+    for left in reversed(range(_TRIES)):
+        code, text = _once(launcher, program, ranks, environ, tag_output)
+        if not (left and launcher.family.passing and launcher.family.passing in text and NOT_STARTED in text):
+            break
+    if text:
+        sys.stdout.flush()
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    return code
+
+
+def _once(launcher: mpiexec.Launcher, program: list[str], ranks: int, environ: dict[str, str], tag_output: bool) -> tuple[int, str]:
+    """Start the ranks and wait for their end: the exit code, and what to say about it."""
     with tempfile.TemporaryDirectory(prefix="hpcdl-run-", ignore_cleanup_errors=True) as name:
         environ[records.FOLDER] = name
         rank = [sys.executable, str(Path(__file__).parent), *(["--tag"] if tag_output else []), *program]
@@ -71,12 +85,7 @@ def run(command: list[str], ranks: int, *, tag_output: bool = False, env: Mappin
                 stream.join(timeout=2.0)
             for funnel in funnels:
                 funnel.close()
-        code, text = explain(Path(name), ranks, process.returncode, ended, [line for stream in streams for line in stream.held])
-        if text:
-            sys.stdout.flush()
-            sys.stderr.write(text)
-            sys.stderr.flush()
-        return code
+        return explain(Path(name), ranks, process.returncode, ended, [line for stream in streams for line in stream.held])
 
 
 def resolve(command: list[str]) -> list[str]:
