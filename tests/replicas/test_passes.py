@@ -15,6 +15,18 @@ from hpcdl.errors import InvalidArgument, NonFinite  # noqa: E402
 from replicas.models import against_one, joined, net, rows, same, settled, squared, train  # noqa: E402
 
 
+class Fail(torch.autograd.Function):
+    """A copy, without a derivative."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        raise ArithmeticError("no such derivative")
+
+
 def sgd(parameters):
     return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
 
@@ -173,15 +185,6 @@ def test_compiled(ranks, inside):
 
 
 def test_a_pass_that_fails_on_all_ranks_leaves_nothing_behind(ranks):
-    class Fail(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            return x.clone()
-
-        @staticmethod
-        def backward(ctx, g):
-            raise ArithmeticError("no such derivative")
-
     def body(world):
         model, ours, single, one = pair(world, bucket_bytes=256)
         for step in range(4):
@@ -206,15 +209,6 @@ def test_a_pass_that_fails_on_all_ranks_leaves_nothing_behind(ranks):
 
 
 def test_a_pass_that_fails_while_another_forward_waits(ranks):
-    class Fail(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            return x.clone()
-
-        @staticmethod
-        def backward(ctx, g):
-            raise ArithmeticError("no such derivative")
-
     def body(world):
         model, _, single, _ = pair(world, bucket_bytes=256)
         for step in range(3):

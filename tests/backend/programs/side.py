@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +14,9 @@ import torch.distributed as dist
 
 import hpcdl.torch as ht
 from hpcdl.errors import InvalidArgument
+
+sys.path.append(str(Path(__file__).parents[2]))
+from harness.tell import tell
 
 warnings.filterwarnings("ignore")
 
@@ -75,23 +76,8 @@ def refused(told: str) -> Iterator[None]:
         raise AssertionError(f"no error: {told}")
 
 
-def say(**told: Any) -> None:
-    """One line that the test reads, at once, since ranks share the pipe."""
-    os.write(1, f"\n@{json.dumps(told)}\n".encode())
-
-
 def run(cases: dict[str, Any]) -> None:
-    """Run every function of `cases` whose name begins with ``case_`` (or those named on the command line)."""
+    """Every case, over both backends."""
     sides = Sides()
-    wanted = sys.argv[1:]
-    for name, case in list(cases.items()):
-        if not name.startswith("case_") or (wanted and name.removeprefix("case_") not in wanted):
-            continue
-        try:
-            case(sides)
-        except BaseException as error:
-            say(case=name.removeprefix("case_"), rank=sides.rank, error=f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
-            raise
-        say(case=name.removeprefix("case_"), rank=sides.rank, error="")
-        dist.barrier()
+    tell(cases, sides.rank, sides, after=dist.barrier)
     dist.destroy_process_group()

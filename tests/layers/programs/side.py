@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-import traceback
 import warnings
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
 import hpcdl.keras as hk
+
+sys.path.append(str(Path(__file__).parents[2]))
+from harness.tell import tell
 
 warnings.filterwarnings("ignore")
 BACKEND = keras.backend.backend()
@@ -86,22 +87,7 @@ def compiled(model: Any, distributed: bool, **more: Any) -> Any:
     return model
 
 
-def say(**told: Any) -> None:
-    """One line that the test reads, at once, since ranks share the pipe."""
-    os.write(1, f"\n@{json.dumps(told)}\n".encode())
-
-
 def run(cases: dict[str, Any]) -> None:
-    """Run every function of `cases` whose name begins with ``case_`` (or those named on the command line)."""
+    """Every case, on this backend."""
     sides = Sides()
-    wanted = sys.argv[1:]
-    for name, case in list(cases.items()):
-        if not name.startswith("case_") or (wanted and name.removeprefix("case_") not in wanted):
-            continue
-        try:
-            case(sides)
-        except BaseException as error:
-            say(case=name.removeprefix("case_"), rank=sides.rank, error=f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
-            raise
-        say(case=name.removeprefix("case_"), rank=sides.rank, error="")
-        sides.world.barrier()
+    tell(cases, sides.rank, sides, after=sides.world.barrier)

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-import traceback
 import warnings
+from pathlib import Path
 from typing import Any
 
 import hpcdl.horovod.torch as hvd
 
+sys.path.append(str(Path(__file__).parents[2]))
+from harness.tell import tell
+
 warnings.filterwarnings("ignore")
 
 
-def say(**told: Any) -> None:
-    """One line that the test reads, at once, since ranks share the pipe."""
-    os.write(1, f"\n@{json.dumps(told)}\n".encode())
-
-
 def run(cases: dict[str, Any]) -> None:
-    """Run every function of `cases` whose name begins with ``case_`` (or those named on the command line)."""
+    """Every case."""
     hvd.init(process_sets="dynamic")
-    for name, case in list(cases.items()):
-        if not name.startswith("case_") or (sys.argv[1:] and name.removeprefix("case_") not in sys.argv[1:]):
-            continue
-        try:
-            case()
-        except BaseException as error:
-            say(case=name.removeprefix("case_"), rank=hvd.rank(), error=f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
-            raise
-        say(case=name.removeprefix("case_"), rank=hvd.rank(), error="")
+    tell(cases, hvd.rank())
