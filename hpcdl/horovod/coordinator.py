@@ -17,12 +17,16 @@ Key = tuple[str, int]
 
 
 class Order(NamedTuple):
-    """Do it now. code: the number under which the verdict is known, if it is; new: whether the ranks hear it for the first time."""
+    """Do it now. code: the number under which the verdict is known, if it is; new: whether the ranks hear it for the first time.
+
+    parts: the bytes of small arrays, by rank, where all ranks that take part have sent theirs.
+    """
 
     verdict: Verdict
     number: int
     code: int
     new: bool
+    parts: dict[int, bytes]
 
 
 class Coordinator:
@@ -31,25 +35,28 @@ class Coordinator:
     def __init__(self, names: tuple[int, ...]) -> None:
         self._names, self._size = names, len(names)
         self._wishes: dict[Key, dict[int, Wanted]] = {}
+        self._data: dict[Key, dict[int, bytes]] = {}
         self._since: dict[Key, float] = {}
         self._warned: set[Key] = set()
         self._joined: dict[int, int] = {}  # rank -> number of its call
         self._codes: dict[tuple[Wanted | None, ...], tuple[int, Verdict]] = {}
         self._ready: list[Order] = []
 
-    def hear(self, rank: int, wanted: Wanted, number: int) -> None:
-        """`rank` is ready for what it wants."""
+    def hear(self, rank: int, wanted: Wanted, number: int, data: bytes = b"") -> None:
+        """`rank` is ready for what it wants; data: of small arrays."""
         if wanted.kind == "join":
             self._joined[rank] = number
             for key in [key for key, wishes in self._wishes.items() if len(wishes.keys() | self._joined.keys()) == self._size]:
                 self._order(key)
             if len(self._joined) == self._size:
                 self._joined.clear()
-                self._ready.append(Order(Verdict(wanted, last=rank), -1, -1, True))
+                self._ready.append(Order(Verdict(wanted, last=rank), -1, -1, True, {}))
             return
         key = (wanted.name, number)
         wishes = self._wishes.setdefault(key, {})
         wishes[rank] = wanted
+        if data:
+            self._data.setdefault(key, {})[rank] = data
         if len(wishes) == self._size or (self._joined and len(wishes.keys() | self._joined.keys()) == self._size):
             self._order(key)
         elif len(wishes) == 1:
@@ -73,17 +80,19 @@ class Coordinator:
         return found
 
     def _order(self, key: Key) -> None:
-        wishes = self._wishes.pop(key)
+        wishes, parts = self._wishes.pop(key), self._data.pop(key, {})
+        if parts.keys() != wishes.keys():
+            parts = {}
         self._since.pop(key, None)
         self._warned.discard(key)
         absent = {rank: number for rank, number in self._joined.items() if rank not in wishes}
         together = tuple(wishes.get(rank) for rank in range(self._size))
         known = self._codes.get(together)
         if known is not None:
-            self._ready.append(Order(known[1], key[1], known[0], False))
+            self._ready.append(Order(known[1], key[1], known[0], False, {} if known[1].error else parts))
             return
         verdict = judge(wishes, absent, self._names)
         code = len(self._codes) if len(self._codes) < _MOST else -1
         if code >= 0:
             self._codes[together] = code, verdict
-        self._ready.append(Order(verdict, key[1], code, True))
+        self._ready.append(Order(verdict, key[1], code, True, {} if verdict.error else parts))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
-from ..arrays import BFLOAT16, Array, of
+from ..arrays import Array, of
 from ..codecs import by_name as codec_by_name
 from ..collectives import moves
 from ..collectives.checks import check_array, check_codec
@@ -26,6 +27,7 @@ from .errors import Refused
 from .fuse import reduce_together
 from .reduce import check_op, part_of
 from .request import Request
+from .small import dtype_named, packed, put
 from .table import Table
 from .timeline import Timeline
 from .wanted import Verdict, Wanted
@@ -71,7 +73,11 @@ class Named:
             started = reduce_together(self.data, arrays, wanted)
             return [operation for operation, _ in started], lambda: _ended([end for _, end in started], then)
 
-        return self.table.request(wanted, begin)
+        def take(data: bytes) -> Any:
+            put(arrays, data)
+            return _ended([], then)
+
+        return self.table.request(wanted, begin, packed(wanted, arrays, self.size), take)
 
     def allgather(
         self, arrays: Sequence[Array], name: str = "", grouped: bool = False, then: Callable[[Any], Any] | None = None
@@ -200,7 +206,7 @@ class Named:
         wanted = verdict.wanted
         if wanted.kind not in ("allreduce", "grouped allreduce"):
             return []
-        zeros = [np.zeros(shape, _dtype(dtype)) for dtype, shape in wanted.arrays]
+        zeros = [np.zeros(shape, dtype_named(dtype)) for dtype, shape in wanted.arrays]
         return [operation for operation, _ in reduce_together(self.data, zeros, wanted)]
 
 
@@ -211,11 +217,13 @@ def _ended(ends: Sequence[Callable[[], None]], then: Callable[[], Any] | None) -
 
 
 def _told(arrays: Sequence[Array]) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    return tuple((x.dtype.name, x.shape) for x in arrays)
+    return tuple((_name(x.dtype), x.shape) for x in arrays)
 
 
-def _dtype(name: str) -> Any:
-    return BFLOAT16 if name == "bfloat16" else np.dtype(name)
+@cache
+def _name(dtype: Any) -> str:
+    """Why kept: NumPy makes it anew each time, which takes as long as all the rest of a wish."""
+    return str(dtype.name)
 
 
 def _bytes(x: Array) -> Any:

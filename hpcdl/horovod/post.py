@@ -1,43 +1,56 @@
-"""What ranks and their coordinator send each other: pairs of small numbers, and the text of what is not known under a number yet."""
+"""What ranks and their coordinator send each other: lines of small numbers, and the text of what is not known under a number yet."""
 
 from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..arrays import Array
 from ..transport.base import Pending, Transport
 
-__all__ = ["Post", "pack", "unpack"]
+__all__ = ["Line", "Numbers", "Post", "pack", "unpack"]
 
 _TAG = 1
 _CAPACITY = 1 << 16  # bytes of a message; longer ones travel in pieces
 _HEAD = struct.Struct("<ii")
 
-Pair = tuple[int, int]
+
+class Line(NamedTuple):
+    """What is wanted or ordered, under its number; the number of the call where it has no name of its own; the bytes of small arrays."""
+
+    code: int
+    call: int
+    data: bytes = b""
 
 
-def pack(pairs: list[Pair], texts: list[Any]) -> bytes:
-    """Pairs of integers of 64 bits, and values as JSON."""
+def pack(lines: Sequence[Line], texts: list[Any]) -> bytes:
+    """Lines, whose integers have 64 bits, and values as JSON."""
     text = json.dumps(texts).encode() if texts else b""
-    flat = [number for pair in pairs for number in pair]
-    return _HEAD.pack(len(pairs), len(text)) + struct.pack(f"<{len(flat)}q", *flat) + text
+    flat = chain.from_iterable((line.code, line.call, len(line.data)) for line in lines)
+    head = _HEAD.pack(len(lines), len(text)) + struct.pack(f"<{3 * len(lines)}q", *flat)
+    return b"".join((head, text, *(line.data for line in lines)))
 
 
-def unpack(data: bytes) -> tuple[list[Pair], list[Any]]:
+def unpack(data: bytes) -> tuple[list[Line], list[Any]]:
     """What `pack` has packed.
 
-    >>> unpack(pack([(1, -1), (2, 7)], ["a", [3]]))
-    ([(1, -1), (2, 7)], ['a', [3]])
+    >>> unpack(pack([Line(1, -1), Line(2, 7, b"xyz")], ["a", [3]]))
+    ([Line(code=1, call=-1, data=b''), Line(code=2, call=7, data=b'xyz')], ['a', [3]])
     """
     count, length = _HEAD.unpack_from(data)
-    flat = struct.unpack_from(f"<{2 * count}q", data, _HEAD.size)
-    text = data[_HEAD.size + 16 * count :]
-    return list(zip(flat[::2], flat[1::2], strict=True)), json.loads(text) if length else []
+    flat = struct.unpack_from(f"<{3 * count}q", data, _HEAD.size)
+    begin = _HEAD.size + 24 * count
+    text, lines = data[begin : begin + length], []
+    begin += length
+    for code, call, nbytes in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
+        lines.append(Line(code, call, data[begin : begin + nbytes]))
+        begin += nbytes
+    return lines, json.loads(text) if length else []
 
 
 class Post:

@@ -21,7 +21,7 @@ from .adasum import adasum
 from .errors import Refused
 from .wanted import Wanted
 
-__all__ = ["OPS", "check_op", "part_of", "reduce_in_place"]
+__all__ = ["OPS", "check_op", "part_of", "reduce_in_place", "scale"]
 
 #: Horovod's operations, and what they are here.
 OPS = {"average": "sum", "sum": "sum", "adasum": "sum", "min": "min", "max": "max", "product": "product"}

@@ -14,32 +14,38 @@ from .wanted import Verdict, Wanted
 if TYPE_CHECKING:
     from .table import Table
 
-__all__ = ["Begin", "Request"]
+__all__ = ["Begin", "Request", "Take"]
 
 #: Starts what has been ordered; gives the operations under way, and what makes the result of them.
 Begin = Callable[[Verdict], tuple[list[Operation], Callable[[], Any]]]
+
+#: Makes the result of bytes that came with the order.
+Take = Callable[[bytes], Any]
 
 
 class Request(Operation):
     """The handle of a named operation: waits for its order, then for what was ordered."""
 
-    def __init__(self, table: Table, wanted: Wanted, number: int, begin: Begin) -> None:
+    def __init__(self, table: Table, wanted: Wanted, number: int, begin: Begin, take: Take | None) -> None:
         kind, _, arrays, op, root, *_ = wanted
         dtype, shape = (arrays[0][0], tuple(arrays[0][1])) if arrays else ("", ())
         extra = f"root rank {root}" if root >= 0 else ""
         super().__init__(table, next(table.numbers), Signature(kind, op, dtype, shape, extra=extra, name=wanted.name), _until(self, table))
-        self.table, self.wanted, self.number_of_call, self.begin = table, wanted, number, begin
+        self.table, self.wanted, self.number_of_call, self.begin, self.take = table, wanted, number, begin, take
         self.timeout = table.patience
         self.ordered = False
         self._open = 0
 
-    def obey(self, verdict: Verdict) -> None:
-        """Start what has been ordered."""
+    def obey(self, verdict: Verdict, data: bytes = b"") -> None:
+        """Start what has been ordered; or take its result, where that came with the order."""
         self.ordered, self.timeout = True, float("inf")  # from here on the time-out is that of what was ordered
         if verdict.error:
             self.finish(error=Disagreed(verdict.error))
             return
         try:
+            if data and self.take is not None:
+                self.finish(self.take(data))
+                return
             operations, result = self.begin(verdict)
         except CommunicationError as error:
             self.finish(error=translated(error))
@@ -71,6 +77,8 @@ class Request(Operation):
         if not self.finished:
             self.table.over(self)
             super().finish(result, None if error is None else translated(error))
+            self._body.close()  # it holds this request: with the arrays that would live until a collection of garbage
+            self._waits_for = None
 
 
 class _Order:

@@ -3,8 +3,7 @@
 Messages go over a communicator of their own. Whoever waits drives them, in the progress loop: no cycle, no sleep. Rank 0 also reads its
 mail while it wants nothing itself, some twenty times a second, so that it can tell who is late.
 
-Cost of a name seen before: one message of 24 bytes from each rank, and one back; with the operation that follows some tens of
-microseconds inside a node.
+Cost of a name seen before: one message of 32 bytes from each rank, and one back; small arrays and their result travel in these.
 """
 
 from __future__ import annotations
@@ -22,8 +21,9 @@ from ..errors import CommunicationError, ranks_text
 from ..transport.base import TransportFailure
 from .coordinator import Coordinator, Order
 from .errors import Refused, translated
-from .post import Numbers, Post, pack, unpack
-from .request import Begin, Request
+from .post import Line, Numbers, Post, pack, unpack
+from .request import Begin, Request, Take
+from .small import reduced
 from .timeline import Timeline
 from .wanted import Verdict, Wanted
 
@@ -60,11 +60,12 @@ class Table(Group):
         if rank == 0:  # last: from now on the progress loop reads its mail
             self._coordinator = Coordinator(self.transport.ranks)
 
-    def request(self, wanted: Wanted, begin: Begin) -> Request:
+    def request(self, wanted: Wanted, begin: Begin, data: bytes = b"", take: Take | None = None) -> Request:
         """Tell what this rank is ready for. A name "" means the next operation without a name, by kind.
 
-        `begin` is called under the lock of the progress loop once all ranks want the same, in the order that all ranks follow. Raises
-        Refused for a name that is in flight, and HorovodInternalError where the ranks can no longer go on together.
+        `begin` is called under the lock of the progress loop once all ranks want the same, in the order that all ranks follow; or `take`
+        with the result, where all ranks gave `data`. Raises Refused for a name that is in flight, and HorovodInternalError where the
+        ranks can no longer go on together.
         """
         with self.engine.locked():
             try:
@@ -81,11 +82,11 @@ class Table(Group):
                     f"{self.place}: {wanted.name!r} is in flight: an operation with the same name is currently being processed; "
                     "wait for it first, or use a different tensor name"
                 )
-            request = self._waiting[key] = Request(self, wanted, number, begin)
+            request = self._waiting[key] = Request(self, wanted, number, begin, take)
             self.joined |= wanted.kind == "join"
             self.timeline.begin(wanted)
             try:
-                self._tell(wanted, number)
+                self._tell(wanted, number, data)
             except TransportFailure as failure:
                 self.trouble(request, failure)
             if not request.finished:  # as it is where this rank is the last to come, and nothing has to be moved
@@ -111,18 +112,18 @@ class Table(Group):
         moved = False
         for source, data in self._post.read():
             moved = True
-            pairs, texts = unpack(data)
+            lines, texts = unpack(data)
             if self._coordinator is None:
                 for code, values in texts:
                     self._known[code] = Verdict.from_json(values)
-                for code, number in pairs:
-                    self._obey(self._known[code] if code >= 0 else self._known.pop(code), number)
+                for code, number, result in lines:
+                    self._obey(self._known[code] if code >= 0 else self._known.pop(code), number, result)
             else:
                 for code, values in texts:
                     self._theirs[source][code] = Wanted.from_json(values)
-                for code, number in pairs:
-                    known = self._theirs[source]
-                    self._coordinator.hear(source, known[code] if code >= 0 else known.pop(code), number)
+                known = self._theirs[source]
+                for code, number, part in lines:
+                    self._coordinator.hear(source, known[code] if code >= 0 else known.pop(code), number, part)
         if moved and self._coordinator is not None:
             self._give_orders()
         return moved
@@ -145,14 +146,14 @@ class Table(Group):
             self._post.close()
         super().close(memory)
 
-    def _tell(self, wanted: Wanted, number: int) -> None:
+    def _tell(self, wanted: Wanted, number: int, data: bytes) -> None:
         if self._coordinator is not None:
-            self._coordinator.hear(0, wanted, number)
+            self._coordinator.hear(0, wanted, number, data)
             self._give_orders()
             return
         texts: list[Any] = []
         code = self._mine.number(wanted, lambda new: texts.append([new, wanted]))
-        self._post.send(0, pack([(code, number)], texts))
+        self._post.send(0, pack([Line(code, number, data)], texts))
 
     def _give_orders(self) -> None:
         assert self._coordinator is not None
@@ -161,21 +162,26 @@ class Table(Group):
             return
         codes = [order.code if order.code >= 0 else -1 - i for i, order in enumerate(orders)]
         texts = [[code, order.verdict] for code, order in zip(codes, orders, strict=True) if order.new or code < 0]
-        message = pack([(code, order.number) for code, order in zip(codes, orders, strict=True)], texts)
+        lines = [Line(code, order.number, self._result(order)) for code, order in zip(codes, orders, strict=True)]
+        message = pack(lines, texts)
         for peer in range(1, self.transport.size):
             self._post.send(peer, message)
-        for order in orders:
-            self._obey(order.verdict, order.number)
+        for order, line in zip(orders, lines, strict=True):
+            self._obey(order.verdict, order.number, line.data)
 
-    def _obey(self, verdict: Verdict, number: int) -> None:
+    def _result(self, order: Order) -> bytes:
+        parts = order.parts
+        return reduced(order.verdict.wanted, [parts.get(rank, b"") for rank in range(self.transport.size)]) if parts else b""
+
+    def _obey(self, verdict: Verdict, number: int, data: bytes) -> None:
         if verdict.last >= 0:
             self._all_joined(verdict.last)
             return
         request = self._waiting.get((verdict.wanted.name, number))
         self.timeline.ordered(verdict.wanted)
         if request is not None:
-            request.obey(verdict)
-        elif not verdict.error:
+            request.obey(verdict, data)
+        elif not (verdict.error or data):
             self.zeros(verdict)
         for other in self._waiting.values() if self.joined else ():
             other.moved_at = time.monotonic()  # others still have data: that is not stalling

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hpcdl.horovod.coordinator import Coordinator
-from hpcdl.horovod.post import Numbers, pack, unpack
+from hpcdl.horovod.post import Line, Numbers, pack, unpack
 from hpcdl.horovod.wanted import Verdict, Wanted
 
 
@@ -68,8 +68,9 @@ def test_who_is_late() -> None:
 )
 def test_there_and_back(wanted) -> None:
     verdict = Verdict(wanted, "no", ((1, 2),), ((3,),), 4)
-    pairs, [values] = unpack(pack([(1, -1), (-5, 1 << 40)], [verdict]))
-    assert pairs == [(1, -1), (-5, 1 << 40)] and Verdict.from_json(values) == verdict
+    lines = [Line(1, -1, b"abc"), Line(-5, 1 << 40)]
+    again, [values] = unpack(pack(lines, [verdict]))
+    assert again == lines and Verdict.from_json(values) == verdict
 
 
 def test_numbers_run_out() -> None:

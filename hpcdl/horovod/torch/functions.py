@@ -132,7 +132,10 @@ def allreduce(
 ) -> torch.Tensor:
     """A new tensor: `tensor` reduced over all ranks."""
     how = op_of(op, average), prescale_factor, postscale_factor, process_set
-    found: torch.Tensor = _AllReduce.apply(False, name, compression, how, tensor)
+    if torch.is_grad_enabled() and getattr(tensor, "requires_grad", False):
+        found: torch.Tensor = _AllReduce.apply(False, name, compression, how, tensor)
+    else:  # what autograd would do with it costs as much as a message
+        found = plain_allreduce([tensor], name, compression, how, grouped=False)
     return found
 
 

@@ -20,6 +20,7 @@ from ..process_sets import ProcessSet, global_process_set
 from .compression import codec_of
 from .handles import register, synchronize
 from .memory import array_of, tensors_of
+from .spare import copy_of
 
 __all__ = [
     "allreduce_async",
@@ -78,7 +79,7 @@ def allreduce_async(
 ) -> int:
     """Start to reduce a copy of `tensor`; a handle."""
     _check(tensor)
-    return start_allreduce([tensor.detach().clone()], name, op_of(op, average), prescale_factor, postscale_factor, process_set)
+    return start_allreduce([copy_of(tensor)], name, op_of(op, average), prescale_factor, postscale_factor, process_set)
 
 
 def allreduce_async_(
@@ -106,7 +107,7 @@ def grouped_allreduce_async(
     """Start to reduce copies of `tensors`, all together; a handle."""
     for x in tensors:
         _check(x)
-    copies = [x.detach().clone() for x in tensors]
+    copies = [copy_of(x) for x in tensors]
     return start_allreduce(copies, name, op_of(op, average), prescale_factor, postscale_factor, process_set, grouped=True)
 
 
@@ -191,9 +192,9 @@ def plain_allreduce(
     contexts: list[Any] = []
     if codec is None:
         pairs = [compression.compress(x.detach()) for x in tensors]
-        copies, contexts = [x.clone() for x, _ in pairs], [context for _, context in pairs]
+        copies, contexts = [copy_of(x) for x, _ in pairs], [context for _, context in pairs]
     else:
-        copies = [x.detach().clone() for x in tensors]
+        copies = [copy_of(x) for x in tensors]
     with waiting(how[3]):
         outs = synchronize(start_allreduce(copies, name, *how, grouped, codec or "none"))
     found = list(outs) if grouped else [outs]
