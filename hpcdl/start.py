@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from . import engine as engines
+from .collectives.checks import check_timeout
 from .errors import InvalidArgument, LaunchError
 from .launch.env import check_world
 from .launch.machine import cores
@@ -72,13 +73,24 @@ def adopt(transport: Transport, timeout: float | None = None) -> World:
 def _begin(transport: Transport, timeout: float | None, library: str, words: str, take_engine: Callable[[World, list[str]], None]) -> World:
     global _world
     _world = World(transport, timeout)
-    told = _world.share_settings(words)
+    told = _share_settings(_world, check_timeout(timeout), words)
     _world.settle_costs(library)
     try:
         take_engine(_world, told)
     finally:  # afterwards, since what is arranged last for the end comes first, and Horovod arranges its own
         _end_in_order(_world, transport, os.getpid())
     return _world
+
+
+def _share_settings(world: World, timeout: float, words: str) -> list[str]:
+    """Take over rank 0's time-out, as ranks on other nodes may have been given another environment; and every rank's words, by rank.
+
+    One operation for both, since it counts among those that errors give numbers to.
+    """
+    mine = f"{timeout!r} {words}\0".encode()
+    told = bytes(world.allgather(np.frombuffer(mine, np.uint8).copy())).decode().split("\0")[:-1]
+    world.set_timeout(float(told[0].split(" ", 1)[0]))
+    return [each.split(" ", 1)[1] for each in told]
 
 
 def running() -> World | None:

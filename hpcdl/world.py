@@ -190,15 +190,9 @@ class World:
         label = f"{purpose} {next(self._names)} of {self._group.label}"
         return subgroup(self._group, tuple(range(self.size) if ranks is None else ranks), label, messages_only, kind)
 
-    def share_settings(self, words: str) -> list[str]:
-        """Take over rank 0's time-out, as ranks on other nodes may have been given another environment; and tell all ranks `words`.
-
-        Gives every rank's words, in rank order. One operation for both, since it counts among those that errors give numbers to.
-        """
-        mine = f"{self._group.timeout!r} {words}\0".encode()
-        told = bytes(self.allgather(np.frombuffer(mine, np.uint8).copy())).decode().split("\0")[:-1]
-        self._group.timeout = float(told[0].split(" ", 1)[0])
-        return [each.split(" ", 1)[1] for each in told]
+    def set_timeout(self, seconds: float) -> None:
+        """Let operations stall after so many seconds without progress. The same on all ranks."""
+        self._group.timeout = seconds
 
     def settle_costs(self, library: str = "") -> None:
         """Find out what communication costs here, and plan what `auto` does. `init` does it once; `bytes_sent` begins anew.

@@ -23,6 +23,7 @@ from .operation import After, Operation, Signature, all_finished
 from .ops import Op
 from .ops import by_name as op_by_name
 from .recipe import Recipe, recipe_for
+from .shared_memory import reads_once
 from .task import Scale, Task
 
 __all__ = ["Constant", "allreduce", "reduce_scatter", "task_for", "weight_sum"]
@@ -71,10 +72,12 @@ def allreduce(
     residual: Array | None = None,
     name: str = "",
     after: Sequence[Operation] = (),
+    given: Array | None = None,
 ) -> Operation:
     """Reduce `x` in place over the group. `scale` replaces the mean's own factor, where several arrays share one.
 
-    It takes no memory and sends nothing before the operations `after` have finished.
+    given: an array like `x`, beside it, whose values are reduced in place of those of `x`. It takes no memory and sends nothing before
+    the operations `after` have finished.
     """
     feedback, weighted = residual is not None, weight is not None or scale is not None
     check_array(group, x, write=True)
@@ -92,7 +95,13 @@ def allreduce(
         yield from all_finished(after)
         library, pool = of(x), group.pool(of(x))
         flat = x.reshape(-1)
-        work = flat
+        work, elsewhere = flat, None
+        if given is not None:
+            board = group.buffers.board
+            if board is not None and recipe.on_board and not place and weight is residual is None and reads_once(board, x.nbytes):
+                elsewhere = given.reshape(-1)
+            else:
+                flat[...] = given.reshape(-1)
         if work_dtype != x.dtype:
             work = pool.take(x.size * work_dtype.itemsize).view(work_dtype)
             library.cast(flat, work)
@@ -102,7 +111,7 @@ def allreduce(
             library.xp.multiply(work, work.dtype.type(weight), out=work)
         if group.transport.size > 1:
             how = None if residual is None else residual.reshape(-1)
-            task = task_for(group, recipe, work, tag, header, scale, how, neighbours)
+            task = task_for(group, recipe, work, tag, header, scale, how, neighbours, elsewhere)
             yield from by_name(recipe.collective).allreduce(task)
         elif scale is not None:
             library.xp.multiply(work, work.dtype.type(scale.value), out=work)
@@ -123,6 +132,7 @@ def task_for(
     scale: Scale | None = None,
     residual: Array | None = None,
     neighbours: Sequence[Array] | None = None,
+    given: Array | None = None,
 ) -> Task:
     """What the collective of `recipe` works on: `work` is flat and of its work dtype."""
     library = of(work)
@@ -137,6 +147,7 @@ def task_for(
         header,
         residual,
         scale,
+        given,
         board=board,
         neighbours=neighbours,
         segment=recipe.segment,

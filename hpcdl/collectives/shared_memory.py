@@ -14,7 +14,7 @@ from .layout import pieces, split_blocks
 from .ops import Op
 from .task import Task
 
-__all__ = ["FEW", "READ_BYTES", "SharedMemory", "fits_one_step", "read", "reduce_all", "slices", "sweep", "write"]
+__all__ = ["FEW", "READ_BYTES", "SharedMemory", "fits_one_step", "read", "reads_once", "reduce_all", "slices", "sweep", "write"]
 
 _LINE_BYTES = 64  # of a cache line
 _ALIGN = 64  # elements: slices begin at whole cache lines
@@ -58,10 +58,15 @@ class SharedMemory:
 
 def reduce_all(task: Task, board: Board) -> Body:
     """The best way for the array's place and size. Under a turn."""
-    if task.neighbours is None and (board.size <= FEW or fits_one_step(board, task.x.nbytes)):
+    if task.neighbours is None and reads_once(board, task.x.nbytes):
         yield from _read_everything(task, board)
     else:
         yield from sweep(task, board, slices(task.x.size, board.size, board.size), reduce=True, gather=True)
+
+
+def reads_once(board: Board, nbytes: int) -> bool:
+    """Whether everybody reads all of everybody's arrays of `nbytes`, which are the ranks' own: each is read once, and may be elsewhere."""
+    return board.size <= FEW or fits_one_step(board, nbytes)
 
 
 def slices(n: int, parts: int, ranks: int) -> list[int]:
@@ -126,7 +131,7 @@ def _read_everything(task: Task, board: Board) -> Body:
     for begin, end in [*pieces(0, task.x.size, length)] or [(0, 0)]:  # a step for nothing too, as on the short way
         part = task.x[begin:end]
         views = board.views(part.dtype, part.shape)
-        posted = write(board, views, part, *task.identity)
+        posted = write(board, views, part if task.given is None else task.given[begin:end], *task.identity)
         posted.pressing = end < task.x.size
         yield posted
         read(board, views, part, task.op, *task.identity)

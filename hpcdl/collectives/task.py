@@ -36,6 +36,7 @@ class Task:
     `residual` (float32 or float64, like `x`) is added before a value is encoded, and takes what the wire lost. `scale` multiplies each
     final value once, before its owner encodes it. `header` is sent to each peer ahead of all else and must equal the peer's. `segment`: no
     message is longer than so many bytes (but one block of a codec); 0 for 48 KiB between nodes, and the largest pieces within one.
+    `given`: where the values to reduce are, if not in `x`, which then only takes the result; for ways that read all of it once.
     """
 
     x: Array
@@ -47,6 +48,7 @@ class Task:
     header: Array
     residual: Array | None = None
     scale: Scale | None = None
+    given: Array | None = None
     root: int = 0
     board: Board | None = None  # of this rank's node, for arrays on the host where any node has several ranks
     neighbours: Sequence[Array] | None = None  # `x` of each rank of this node, where it lies in shared memory on all of them

@@ -57,9 +57,11 @@ class Named:
         codec: str = "none",
         grouped: bool = False,
         then: Callable[[], Any] | None = None,
+        given: Sequence[Array] | None = None,
     ) -> Request:
         """Reduce `arrays` over all ranks, in place. op: average, sum, adasum, min, max, product. then: gives the result, once all is done.
 
+        given: arrays like these whose values are reduced in place of theirs; they must stay as they are until it has finished.
         Sums and averages of short floats are formed in float32, and all factors are applied to that once. Integers are scaled as Horovod
         does: each factor in turn, in float64, cut towards zero. Raises InvalidArgument for what cannot be, before any rank is told.
         """
@@ -70,14 +72,14 @@ class Named:
         wanted = Wanted(kind, name, _told(arrays), op, scales=(float(prescale), float(postscale)), codec=codec)
 
         def begin(verdict: Verdict) -> tuple[list[Operation], Callable[[], Any]]:
-            started = reduce_together(self.data, arrays, wanted)
+            started = reduce_together(self.data, arrays, wanted, given)
             return [operation for operation, _ in started], lambda: _ended([end for _, end in started], then)
 
         def take(data: bytes) -> Any:
             put(arrays, data)
             return _ended([], then)
 
-        return self.table.request(wanted, begin, packed(wanted, arrays, self.size), take)
+        return self.table.request(wanted, begin, packed(wanted, arrays if given is None else given, self.size), take)
 
     def allgather(
         self, arrays: Sequence[Array], name: str = "", grouped: bool = False, then: Callable[[Any], Any] | None = None

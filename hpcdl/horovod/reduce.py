@@ -39,16 +39,21 @@ def check_op(group: Group, op: str, dtype: np.dtype[Any]) -> None:
         raise Refused(f"{group.place}: Adasum needs a floating dtype, got {dtype}")
 
 
-def reduce_in_place(group: Group, x: Array, wanted: Wanted) -> tuple[Operation, Callable[[], None]]:
-    """Start to reduce `x` as `wanted` says; and what is left to do at the end. The same call on all ranks."""
+def reduce_in_place(group: Group, x: Array, wanted: Wanted, given: Array | None = None) -> tuple[Operation, Callable[[], None]]:
+    """Start to reduce `x` as `wanted` says; and what is left to do at the end. The same call on all ranks.
+
+    given: an array like `x` whose values are reduced in place of those of `x`.
+    """
     op, (prescale, postscale), codec = wanted.op, wanted.scales, wanted.codec
     if op == "average":
         postscale /= group.transport.size
     if op in ("average", "sum") and is_floating(x.dtype):
         factor = prescale * postscale
         if factor == 1:
-            return calls.allreduce(group, x, "sum", codec), _nothing
-        return calls.allreduce(group, x, "mean", codec, scale=Constant(factor)), _nothing
+            return calls.allreduce(group, x, "sum", codec, given=given), _nothing
+        return calls.allreduce(group, x, "mean", codec, scale=Constant(factor), given=given), _nothing
+    if given is not None:
+        x[...] = given
     if op == "average" and x.dtype.itemsize < 4:  # whose sums do not fit, though their average does
         wide = x.astype(np.int64)
         operation, end = reduce_in_place(group, wide, wanted)

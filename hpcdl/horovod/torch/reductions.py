@@ -20,7 +20,7 @@ from ..process_sets import ProcessSet, global_process_set
 from .compression import codec_of
 from .handles import register, synchronize
 from .memory import array_of, tensors_of
-from .spare import copy_of
+from .spare import empty_like
 
 __all__ = [
     "allreduce_async",
@@ -55,9 +55,17 @@ def start_allreduce(
     process_set: ProcessSet,
     grouped: bool = False,
     codec: str = "none",
+    copies: bool = False,
 ) -> int:
-    """Start to reduce `tensors` in place; the handle. Its result is the tensor, or the tuple of them where `grouped`."""
-    arrays = [array_of(x) for x in tensors]
+    """Start to reduce `tensors` in place, or `copies` of them; the handle.
+
+    Its result is the tensor, or the tuple of them where `grouped`.
+    """
+    given: list[Any] | None
+    given = arrays = [array_of(x) for x in tensors]
+    if copies:
+        tensors = [empty_like(x) for x in tensors]
+        arrays = [array_of(x) for x in tensors]
 
     def result() -> Any:
         for x in tensors:
@@ -65,7 +73,9 @@ def start_allreduce(
         return tuple(tensors) if grouped else tensors[0]
 
     there = named(process_set)
-    return register(there.allreduce(arrays, name or "", op_name(op), prescale, postscale, codec, grouped, result))
+    return register(
+        there.allreduce(arrays, name or "", op_name(op), prescale, postscale, codec, grouped, result, given if copies else None)
+    )
 
 
 def allreduce_async(
@@ -78,8 +88,7 @@ def allreduce_async(
     process_set: ProcessSet = global_process_set,
 ) -> int:
     """Start to reduce a copy of `tensor`; a handle."""
-    _check(tensor)
-    return start_allreduce([copy_of(tensor)], name, op_of(op, average), prescale_factor, postscale_factor, process_set)
+    return start_allreduce([tensor], name, op_of(op, average), prescale_factor, postscale_factor, process_set, copies=True)
 
 
 def allreduce_async_(
@@ -105,10 +114,9 @@ def grouped_allreduce_async(
     process_set: ProcessSet = global_process_set,
 ) -> int:
     """Start to reduce copies of `tensors`, all together; a handle."""
-    for x in tensors:
-        _check(x)
-    copies = [copy_of(x) for x in tensors]
-    return start_allreduce(copies, name, op_of(op, average), prescale_factor, postscale_factor, process_set, grouped=True)
+    return start_allreduce(
+        list(tensors), name, op_of(op, average), prescale_factor, postscale_factor, process_set, grouped=True, copies=True
+    )
 
 
 def grouped_allreduce_async_(
@@ -186,17 +194,13 @@ def plain_allreduce(
     grouped: bool,
 ) -> Any:
     """Reduce copies of `tensors`, and wait; without a derivative. how: op, factors before and after, process set."""
-    for x in tensors:
-        _check(x)
     codec = codec_of(compression, tensors[0])
     contexts: list[Any] = []
     if codec is None:
         pairs = [compression.compress(x.detach()) for x in tensors]
-        copies, contexts = [copy_of(x) for x, _ in pairs], [context for _, context in pairs]
-    else:
-        copies = [copy_of(x) for x in tensors]
+        tensors, contexts = [x for x, _ in pairs], [context for _, context in pairs]
     with waiting(how[3]):
-        outs = synchronize(start_allreduce(copies, name, *how, grouped, codec or "none"))
+        outs = synchronize(start_allreduce(tensors, name, *how, grouped, codec or "none", copies=True))
     found = list(outs) if grouped else [outs]
     if codec is None:
         found = [compression.decompress(x, context) for x, context in zip(found, contexts, strict=True)]
@@ -207,9 +211,3 @@ def waiting(process_set: ProcessSet) -> Engine:
     """As a context: this thread is about to wait, and drives the progress loop itself."""
     engine: Engine = named(process_set).data.engine
     return engine
-
-
-def _check(tensor: Any) -> None:
-    """Raise InvalidArgument for what Horovod does not take, before it is copied into something that could be taken."""
-    if isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and not tensor.is_contiguous():
-        raise InvalidArgument("Tensor is required to be contiguous.")

@@ -11,7 +11,7 @@ from collections import defaultdict, deque
 import numpy as np
 import torch
 
-__all__ = ["copy_of"]
+__all__ = ["empty_like"]
 
 _LARGE = 1 << 17  # bytes; smaller blocks the allocator keeps itself
 _MOST = 1 << 28  # bytes that are kept for nobody, at most
@@ -20,15 +20,14 @@ _OF_A_SIZE = 2  # blocks of one size
 _free: defaultdict[int, deque[np.ndarray]] = defaultdict(deque)
 
 
-def copy_of(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy of `tensor`, without a derivative."""
-    given = tensor.detach()
-    if given.device.type != "cpu" or given.nbytes < _LARGE or given.layout != torch.strided:
-        return given.clone()
-    block = _block(given.nbytes)
+def empty_like(tensor: torch.Tensor) -> torch.Tensor:
+    """A new tensor like `tensor`, which is contiguous; it may hold anything."""
+    if tensor.device.type != "cpu" or tensor.nbytes < _LARGE:
+        return torch.empty_like(tensor, requires_grad=False)
+    block = _block(tensor.nbytes)
     view = block[:]  # its end is that of the last tensor that lies in it
     weakref.finalize(view, _keep, block).atexit = False
-    return torch.from_numpy(view).view(given.dtype).view(given.shape).copy_(given)
+    return torch.from_numpy(view).view(tensor.dtype).view(tensor.shape)
 
 
 def _block(nbytes: int) -> np.ndarray:
