@@ -6,6 +6,7 @@ Nothing heavy is imported before its verb is called, so ``hpcdl --help`` is quic
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
@@ -48,11 +49,14 @@ def _verb(verbs: Verbs, name: str, text: str, verb: Verb, usage: str | None = No
 
 def _run(verbs: Verbs) -> None:
     def verb(options: argparse.Namespace) -> int:
-        from .launch.alias import AS_HOROVOD
         from .launch.run import run
 
         module = ["-m", *options.module] if options.module is not None else []
-        env = {AS_HOROVOD: "1"} if options.as_horovod else None
+        env = None
+        if options.as_horovod:
+            from .horovod.alias import as_horovod
+
+            env = as_horovod(os.environ)
         return run([*module, *options.command], options.ranks, tag_output=options.tag_output, env=env)
 
     usage = "hpcdl run -n RANKS [--tag-output] [--as-horovod] (script.py | -m module | program) [its own arguments …]"

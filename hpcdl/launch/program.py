@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import records
-from .alias import answer_horovod
 
 __all__ = ["Me", "become"]
 
@@ -56,7 +55,6 @@ def become(kind: str, target: str, args: list[str], me: Me) -> NoReturn:
         if kind == "program":
             os.execvp(target, [target, *args])
         _prepare(me)
-        answer_horovod()
         _execute(*(_script(target) if kind == "script" else _module(target)), args)
         sys.exit(0)
     except SystemExit as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,3 +26,18 @@ def program(require):
     """`launch`, where MPI is there."""
     require("mpi")
     return launch
+
+
+@cache
+def _trained(*options: str) -> dict[tuple[str, int], list[float]]:
+    process = launch("idioms", options=options)
+    assert process.returncode == 0, process.stdout[-2000:] + process.stderr[-4000:]
+    told = (json.loads(line[1:]) for line in process.stdout.splitlines() if line.startswith("@["))
+    return {(name, rank): values for name, rank, values in told}
+
+
+@pytest.fixture
+def idioms(require):
+    """``idioms(option, …)``: what each rank has trained by each idiom of idioms.py, run once."""
+    require("mpi")
+    return _trained

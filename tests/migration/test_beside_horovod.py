@@ -76,12 +76,9 @@ def test_results(program, real, n) -> None:
     assert not different, different
 
 
-def test_training(program, real, require, tmp_path) -> None:
-    """The example script, unchanged, on both: the same weights."""
-    require("sklearn")
-    for name, options in (("real", ()), ("ours", ("--as-horovod",))):
-        process = program("digits", "--epochs", "2", "--save", str(tmp_path / name), n=2, options=options)
-        assert process.returncode == 0, process.stdout + process.stderr
-    theirs, mine = (torch.load(tmp_path / f"{name}.1") for name in ("real", "ours"))
-    for name, p in theirs.items():
-        torch.testing.assert_close(mine[name], p, rtol=1e-4, atol=1e-5)
+def test_idioms(idioms, real) -> None:
+    """The same weights, counters and rates, after each of them."""
+    ours, theirs = idioms("--as-horovod"), idioms()
+    assert ours.keys() == theirs.keys()
+    for key, values in ours.items():
+        assert values == pytest.approx(theirs[key], abs=1e-4), key

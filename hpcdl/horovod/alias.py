@@ -1,4 +1,7 @@
-"""`import horovod` answered by this package: an unmodified script of Horovod's runs on `hpcdl.horovod`."""
+"""`import horovod` answered by this package: an unmodified script of Horovod's runs on `hpcdl.horovod`.
+
+Why a folder on PYTHONPATH: whatever a script starts inherits it and finds the same; loader workers that are started anew too.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,14 @@ import importlib.machinery
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 
-__all__ = ["AS_HOROVOD", "answer_horovod"]
+__all__ = ["answer_horovod", "as_horovod"]
 
-#: Set in the environment of the ranks by `hpcdl run --as-horovod`.
-AS_HOROVOD = "HPCDL_AS_HOROVOD"
-
-_OURS = f"{__package__.split('.')[0]}.horovod"
+_OURS = __package__
+_INSTEAD = Path(__file__).parent / "instead"
 #: Modules of Horovod's inside, and where their names are here.
 _INSIDE = {
     "horovod.common.basics": f"{_OURS}.basics",
@@ -61,14 +63,27 @@ class _Finder(importlib.abc.MetaPathFinder):
         if fullname == "horovod.common":
             return importlib.machinery.ModuleSpec(fullname, _Loader(_OURS), is_package=True)
         ours = _INSIDE.get(fullname, _OURS + fullname.removeprefix("horovod"))
-        if importlib.util.find_spec(ours) is None:
+        if not _exists(ours):
             raise ModuleNotFoundError(
                 f"{fullname} has no counterpart in {_OURS}; run without --as-horovod to use Horovod itself", name=fullname
             )
         return importlib.machinery.ModuleSpec(fullname, _Loader(ours), is_package=True)
 
 
+def _exists(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it would be in
+        return False
+
+
+def as_horovod(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variable that makes every Python started with it answer `import horovod` from this package; `environ` is what is set already."""
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(_INSTEAD), environ.get("PYTHONPATH")]))}
+
+
 def answer_horovod() -> None:
-    """Answer imports of Horovod from this package from now on, if the environment asks for it."""
-    if os.environ.get(AS_HOROVOD, "0") not in ("", "0"):
+    """Answer imports of Horovod in this process from now on."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
+    sys.modules["horovod"] = importlib.import_module(_OURS)
