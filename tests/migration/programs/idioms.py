@@ -34,7 +34,7 @@ def batches(epoch: int = 0, size: int = 4) -> list[tuple[torch.Tensor, torch.Ten
 
 
 def sgd(model: nn.Module, lr: float = 0.05) -> torch.optim.Optimizer:
-    return torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=1e-4)
+    return torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
 
 
 def accumulated() -> nn.Module:
