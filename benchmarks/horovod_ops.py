@@ -1,12 +1,14 @@
-"""All-reduce by name, `hpcdl.horovod.torch` beside a real Horovod: blocking, on this machine, in one run, as ratios.
+"""All-reduce by name and training steps, `hpcdl.horovod.torch` beside a real Horovod, on this machine, in one run, as ratios.
 
     python benchmarks/horovod_ops.py --json benchmarks/results/horovod_ops.jsonl
     python benchmarks/horovod_ops.py --python A/bin/python --python B/bin/python
 
 Each --python is an environment with PyTorch, an MPI library, and Horovod 0.28.1 built for both (`python -m hpcdl.horovod.build`). The same
-two lines run on either: ``import … as hvd`` and ``hvd.allreduce(x, name=…, op=hvd.Average)``, float32, by 2 and by 4 ranks. A repetition:
-fill the array anew, barrier, call; the slowest rank's time counts. Up to 64 KiB, 50 calls in a row and their mean. Always by the same
-name, as a training loop does.
+lines run on either, after ``import … as hvd``, by 2 and by 4 ranks. An all-reduce: ``hvd.allreduce(x, name=…, op=hvd.Average)``, float32,
+blocking; a repetition: fill the array anew, barrier, call; the slowest rank's time counts. Up to 64 KiB, 50 calls in a row and their mean.
+Always by the same name, as a training loop does. A training step: zero_grad, forward, loss, backward and step of
+``hvd.DistributedOptimizer``, of networks.py's digits perceptron and of wide layers with a tiny batch; steps in a row that take some 50 ms,
+one thread a rank.
 
 How it is interleaved. Both have a thread that goes on when nobody calls, and Horovod's cycle time is fixed when it starts, so each has a
 job of its own: hpcdl, Horovod with its default, and with each --cycle-time. They are started once and take turns round by round and size
@@ -18,27 +20,32 @@ the median over the rounds and its quartiles.
 
 from __future__ import annotations
 
-import os
 import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import bench
 import numpy as np
 import peers
+from environments import options, parsed, variables
 from job import Job, here, serve
-from versus import SIZES, Part, Times, _milliseconds, _python, _short, _spread, measure, quartiles, results
+from versus import Part, Times, measure, quartiles, results, short, spread
 
 from hpcdl.bench.record import versions
 from hpcdl.launch.mpiexec import recognise
 
 OURS, DEFAULT = "hpcdl.horovod", "Horovod, default"
 ROLES = ("ours", "theirs")
+NETWORKS = ("digits", "wide")
+IN_A_ROW = 0.05  # seconds of steps
+WARM = 3  # steps before: connections, and names that are agreed on for the first time
 
 
 class Ours:
@@ -78,6 +85,40 @@ def _allreduce(hvd: Any, nbytes: int) -> peers.Actions:
     return {"allreduce": (lambda: hvd.allreduce(tensor, name=f"{nbytes} bytes", op=hvd.Average), own)}
 
 
+class Steps:
+    """Training on command. Each network is made when it is first asked for, and goes on from there."""
+
+    def __init__(self, side: Any) -> None:
+        self._side = side
+        self._made: dict[str, tuple[Any, int]] = {}
+
+    def timed(self, name: str, repeat: int) -> dict[str, list[float]]:
+        """Seconds of a step on this rank, mean of some in a row; once more than told, and the first is not counted."""
+        trainer, row = self._made.get(name) or self._make(name)
+        seconds = []
+        for _ in range(repeat + 1):
+            self._side.comm.Barrier()
+            begin = perf_counter()
+            for _ in range(row):
+                trainer.step()
+            seconds.append((perf_counter() - begin) / row)
+        return {"step": seconds[1:]}
+
+    def _make(self, name: str) -> tuple[Any, int]:
+        import trainers
+
+        comm = self._side.comm
+        trainer = trainers.Trainer(comm, trainers.NETWORKS[name], partial(trainers.horovod, self._side.hvd, "none"), bucket=0)
+        for _ in range(WARM):
+            begin = perf_counter()
+            trainer.step()
+        row = comm.bcast(max(1, int(IN_A_ROW / (perf_counter() - begin))))
+        if len(set(comm.allgather(trainer.digest()))) > 1:
+            sys.exit(f"{name}: the ranks' parameters differ after {WARM} steps")
+        self._made[name] = trainer, row
+        return trainer, row
+
+
 @contextmanager
 def started(python: str, ranks: int, cycles: Sequence[str]) -> Iterator[list[Part]]:
     """The jobs of one environment: ours first."""
@@ -89,65 +130,74 @@ def started(python: str, ranks: int, cycles: Sequence[str]) -> Iterator[list[Par
         for label, role, cycle in [(OURS, ROLES[0], ""), (DEFAULT, ROLES[1], ""), *tuned]:
             place = folder / str(len(parts))
             place.mkdir()
-            root = str(Path(__file__).parents[1])
-            environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
-            environ.pop("HOROVOD_CYCLE_TIME", None)
-            if cycle:
-                environ["HOROVOD_CYCLE_TIME"] = cycle
-            job = Job(here(python, ranks, environ), [__file__, role], ranks, place, f"{python} ({label}, {ranks} ranks)")
+            job = Job(here(python, ranks, variables(cycle)), [__file__, role], ranks, place, f"{python} ({label}, {ranks} ranks)")
             stack.callback(job.close)
             parts.append(Part(job, label))
         yield parts
 
 
-def compare(times: dict[int, Times]) -> list[dict[str, Any]]:
-    """Our time over that of each Horovod, by size."""
+def compare(times: dict[Any, Times], key: str) -> list[dict[str, Any]]:
+    """Our time over that of each Horovod, by size or network; `key` says which."""
     found = []
-    for nbytes, by_label in times.items():
+    for item, by_label in times.items():
         middle = {label: [statistics.median(each) for each in rounds] for label, rounds in by_label.items()}
         for label in [label for label in middle if label != OURS]:
             ratios = [mine / theirs for mine, theirs in zip(middle[OURS], middle[label], strict=True)]
-            found.append({"bytes": nbytes, "peer": label, **quartiles(ratios)})
+            found.append({key: item, "peer": label, **quartiles(ratios)})
     return found
 
 
 def show(record: dict[str, Any]) -> None:
-    """The run as tables: times, and ratios."""
-    sizes = sorted({found["bytes"] for found in record["results"]})
-    labels = list(dict.fromkeys(found["what"] for found in record["results"]))
-    cells = {(found["what"], found["bytes"]): f"{1e3 * found['median']:.4g}" for found in record["results"]}
+    """The run as tables: times, and ratios, of all-reduces and of steps."""
     host = record["host"]
-    where = f"{host['cpu']}, {host['cores']} cores, load {host['load']} before"
-    head = ["", *map(bench.size_name, sizes)]
-    title = f"{record['versions']['mpi']}, {record['ranks']} ranks, {where}: ms, median"
-    bench.show(title, head, [[label, *(cells[label, n] for n in sizes)] for label in labels])
-    ratios = {(found["peer"], found["bytes"]): _spread(found) for found in record["ratios"]}
-    rows = [[f"{OURS} / {label}", *(ratios[label, n] for n in sizes)] for label in labels if label != OURS]
-    bench.show("ratios, median (quartiles); below 1: hpcdl is faster", head, rows)
+    where = f"{record['versions']['mpi']}, {record['ranks']} ranks, {host['cpu']}, {host['cores']} cores, load {host['load']} before"
+    names: dict[str, tuple[str, Callable[[Any], str]]] = {"bytes": ("all-reduce", bench.size_name), "network": ("a training step", str)}
+    for key, (what, name) in names.items():
+        rows = [found for found in record["results"] if key in found]
+        items = list(dict.fromkeys(found[key] for found in rows))
+        labels = list(dict.fromkeys(found["what"] for found in rows))
+        cells = {(found["what"], found[key]): f"{1e3 * found['median']:.4g}" for found in rows}
+        ratios = {(found["peer"], found[key]): spread(found) for found in record["ratios"] if key in found}
+        head = ["", *map(name, items)]
+        bench.show(f"{where}: {what}, ms, median", head, [[label, *(cells[label, item] for item in items)] for label in labels])
+        beside = [[f"{OURS} / {label}", *(ratios[label, item] for item in items)] for label in labels if label != OURS]
+        bench.show("ratios, median (quartiles); below 1: hpcdl is faster", head, beside)
     for what, share in record["idle"].items():
         print(f"idle, {what}: {share:.1%} of a core per rank (stopped while others are timed)")
 
 
 def run(args: Any, ranks: int) -> None:
-    """Measure and tell for one number of ranks."""
+    """Measure and tell for one number of ranks: three quarters of the time for all-reduces, the rest for steps."""
+    seconds = args.seconds / len(args.ranks)
     with ExitStack() as stack:
         groups = [stack.enter_context(started(python, ranks, args.cycle_time)) for python in args.python]
-        found = measure(groups, args.sizes, args.rounds, args.seconds / len(args.ranks))
-    for group, times in zip(groups, found, strict=True):
-        facts = {"ranks": ranks, "rounds": len(times[args.sizes[0]][OURS]), "ratios": compare(times)}
-        idle = {part.label: _short(part.job.idle) for part in group}
+        calls = measure(groups, args.sizes, args.rounds, 0.75 * seconds)
+        steps = measure(groups, args.networks, args.rounds, 0.25 * seconds)
+    for group, by_size, by_network in zip(groups, calls, steps, strict=True):
+        found = [*results(by_size, "bytes"), *results(by_network, "network")]
+        rounds = [len(next(iter(times.values()))[OURS]) for times in (by_size, by_network)]
+        facts = {"ranks": ranks, "rounds": rounds, "ratios": [*compare(by_size, "bytes"), *compare(by_network, "network")]}
+        idle = {part.label: short(part.job.idle) for part in group}
         known = {**group[0].job.hello["versions"], **group[-1].job.hello["versions"]}
-        record = {**bench.line("horovod_ops", results(times), **facts, idle=idle), "versions": known}
+        record = {**bench.line("horovod_ops", found, **facts, idle=idle), "versions": known}
         show(record)
         bench.append(args.json, record)
 
 
 def rank(role: str, path: Path) -> None:
     """One rank of a job: `horovod_ops.py ROLE SOCKET`."""
+    import torch
+
+    torch.set_num_threads(1)
     side: Any = {"ours": Ours, "theirs": Theirs}[role](path.parent)
     library = str(recognise(side.mpi.Get_library_version()))
     hello = {"rank": side.comm.rank, "versions": versions(library, ["torch", "horovod"])}
-    serve(str(path), hello, {"time": lambda nbytes, repeat: peers.timed(side, nbytes, repeat)})
+    steps = Steps(side)
+
+    def time(what: int | str, repeat: int) -> dict[str, list[float]]:
+        return steps.timed(what, repeat) if isinstance(what, str) else peers.timed(side, what, repeat)
+
+    serve(str(path), hello, {"time": time})
     side.end()
 
 
@@ -156,18 +206,10 @@ def main() -> None:
     if len(sys.argv) == 3 and sys.argv[1] in ROLES:
         rank(sys.argv[1], Path(sys.argv[2]))
         return
-    parser = bench.Parser(__doc__)
-    text = "an environment's interpreter; may be given several times (default: this one)"
-    parser.add_argument("--python", type=_python, action="append", help=text)
-    parser.add_argument("--ranks", nargs="+", type=bench.count, default=[2, 4], help="default: 2 4")
-    parser.add_argument("--sizes", nargs="+", type=bench.size, default=SIZES, metavar="SIZE", help="default: 1KiB 64KiB 1MiB … 64MiB")
-    text = "of Horovod beside its default, in ms (default: 0.1)"
-    parser.add_argument("--cycle-time", nargs="*", type=_milliseconds, default=["0.1"], metavar="MS", help=text)
-    parser.add_argument("--rounds", type=bench.count, default=10, help="default: 10")
-    parser.add_argument("--seconds", type=bench.count, default=240, help="time for all, starting the jobs not counted (default: 240)")
-    args = parser.parse_args()
-    args.python = args.python or [sys.executable]
-    args.sizes = sorted(set(args.sizes))
+    parser = options(__doc__, seconds=320)
+    text = f"whose steps are timed (default: {' '.join(NETWORKS)})"
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help=text)
+    args = parsed(parser)
     for ranks in args.ranks:
         run(args, ranks)
 

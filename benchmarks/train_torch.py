@@ -30,8 +30,6 @@ most in a later step, when all is arranged.
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -44,12 +42,12 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import bench
+from environments import interpreter, milliseconds, variables
 from job import Job, Start, here
 from netlab.lab import Lab, LabError, bits
 from train_figures import PEER, Times, compare, show
 
 PROGRAM = Path(__file__).with_name("trainers.py")
-CHECKOUT = str(PROGRAM.parents[1])
 NETWORKS = ("digits", "convnet", "gpt", "wide")
 HEAVY = "wide"  # memory is measured with it
 BLOCK = 0.1  # seconds of steps in a row
@@ -95,8 +93,7 @@ class Site:
             job.close()
 
     def _start(self, settings: dict[str, str]) -> Start:
-        environ = {name: value for name, value in os.environ.items() if name != "HOROVOD_CYCLE_TIME"}
-        environ |= {"PYTHONPATH": os.pathsep.join(filter(None, [CHECKOUT, environ.get("PYTHONPATH")])), "OMP_NUM_THREADS": "1", **settings}
+        environ = {**variables(), "OMP_NUM_THREADS": "1", **settings}
         lab = self.lab
         if lab is None:
             return here(sys.executable, self.ranks, environ)
@@ -224,14 +221,14 @@ def main() -> int:
     interpreters = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     text = "an environment's interpreter; may be given several times, and they come one after the other (default: this one)"
     for each in (parser, interpreters):
-        each.add_argument("--python", action="append", type=_python, help=text)
+        each.add_argument("--python", action="append", type=interpreter, help=text)
     parser.add_argument("--ranks", nargs="+", type=bench.count, default=[2, 4], help="on this machine (default: 2 4)")
     parser.add_argument("--hosts", type=bench.count, metavar="N", help="measure between so many hosts of a lab, one rank on each")
     parser.add_argument("--rate", default="200mbit", help="of each host, each way, as tc writes it (default: 200mbit)")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help=f"default: {' '.join(NETWORKS)}")
     parser.add_argument("--bucket", type=bench.size, default=4 << 20, help="size of a bucket (default: 4MiB)")
     text = "of Horovod beside its default, in ms (default: 0.1)"
-    parser.add_argument("--cycle-time", nargs="*", type=float, default=[0.1], metavar="MS", help=text)
+    parser.add_argument("--cycle-time", nargs="*", type=milliseconds, default=["0.1"], metavar="MS", help=text)
     parser.add_argument("--rounds", type=bench.count, default=60, help="at most (default: 60)")
     text = f"time for the rounds of a network; {ENOUGH} are made in any case (default: 30)"
     parser.add_argument("--seconds", type=bench.count, default=30, help=text)
@@ -240,9 +237,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.python:
         rest = [sys.argv[0], *interpreters.parse_known_args()[1]]
-        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [CHECKOUT, os.environ.get("PYTHONPATH")]))}
-        return max(subprocess.call([python, *rest], env=environ) for python in args.python)
-    args.cycle_time = [f"{cycle:g}" for cycle in args.cycle_time]
+        return max(subprocess.call([python, *rest], env=variables()) for python in args.python)
     if not find_spec("torch"):
         parser.error("torch is not installed here; cure: pip install hpcdl[torch], or --python of an environment that has it")
     try:
@@ -257,13 +252,6 @@ def main() -> int:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def _python(text: str) -> str:
-    found = shutil.which(text)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r}: there is no such interpreter")
-    return found
 
 
 if __name__ == "__main__":

@@ -103,8 +103,8 @@ class Horovod:
         self.nodes = hvd.cross_size()
         self.missing: dict[str, str] = {}
         self.ways = {
-            "Horovod": Way("peer", "none", partial(_horovod, hvd, "none")),
-            "Horovod, fp16": Way("peer", "fp16", partial(_horovod, hvd, "fp16")),
+            "Horovod": Way("peer", "none", partial(horovod, hvd, "none")),
+            "Horovod, fp16": Way("peer", "fp16", partial(horovod, hvd, "fp16")),
         }
 
     def settle(self) -> None:
@@ -151,8 +151,8 @@ def _our_hook(make: Callable[[str], Any], model: Any) -> None:
 _count = iter(range(sys.maxsize))
 
 
-def _horovod(hvd: Any, wire: str, network: Network, module: nn.Module, bucket: int) -> Made:
-    """Names are told apart by a number: Horovod remembers what has been agreed on by name."""
+def horovod(hvd: Any, wire: str, network: Network, module: nn.Module, bucket: int) -> Made:
+    """By Horovod's interface, whoever gives it. Names are told apart by a number: Horovod remembers what has been agreed on by name."""
     del bucket  # it fuses what is ready in a cycle
     hvd.broadcast_parameters(module.state_dict(), root_rank=0)
     number = next(_count)
@@ -163,10 +163,10 @@ def _horovod(hvd: Any, wire: str, network: Network, module: nn.Module, bucket: i
 class Trainer:
     """One network, trained in one way."""
 
-    def __init__(self, side: Together | Horovod, network: Network, way: Way, bucket: int) -> None:
+    def __init__(self, comm: Any, network: Network, make: Make, bucket: int) -> None:
         self.bare = network.build()
-        self.model, self.optimizer = way.make(network, self.bare, bucket)
-        self.network, self.batch = network, network.part(side.comm.rank, side.comm.size)
+        self.model, self.optimizer = make(network, self.bare, bucket)
+        self.network, self.batch = network, network.part(comm.rank, comm.size)
 
     def step(self) -> None:
         """What is timed."""
@@ -202,7 +202,7 @@ class Timer:
         """Make all trainers of a network, and take the first steps. For each way: what it is, and what shows that it does its work."""
         found = {}
         for name, way in self.side.ways.items():
-            self.trainers[name] = trainer = Trainer(self.side, NETWORKS[network], way, bucket)
+            self.trainers[name] = trainer = Trainer(self.side.comm, NETWORKS[network], way.make, bucket)
             trainer.step()
             norm = trainer.norm()
             for _ in range(WARM - 1):
@@ -244,15 +244,15 @@ class Timer:
         where the system does not tell.
         """
         way = self.side.ways[name]
-        small = Trainer(self.side, NETWORKS["digits"], way, bucket)
-        for trainer in (small, Trainer(self.side, NETWORKS[network], Way("alone", "none", _alone), bucket)):
+        small = Trainer(self.side.comm, NETWORKS["digits"], way.make, bucket)
+        for trainer in (small, Trainer(self.side.comm, NETWORKS[network], _alone, bucket)):
             for _ in range(WARM):
                 trainer.step()
         del trainer
         gc.collect()
         _peak(self.side.settle)
         before = _peak(self.side.settle)  # nothing has happened since: what is held now
-        grown = Trainer(self.side, NETWORKS[network], way, bucket)
+        grown = Trainer(self.side.comm, NETWORKS[network], way.make, bucket)
         peaks: list[int] = []
         for _ in range(WARM + 2):
             grown.step()

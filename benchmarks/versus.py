@@ -22,11 +22,8 @@ the worst size.
 
 from __future__ import annotations
 
-import argparse
-import os
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -35,15 +32,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import bench
+from environments import options, parsed, variables
 from job import Job, here
 
-SIZES = [1 << 10, 1 << 16, 1 << 20, 1 << 22, 1 << 24, 1 << 26]
 LARGE = 1 << 20  # the geometric mean is over the sizes from here on
 MOST, LEAST = 60, 2  # repetitions in a round
 ENOUGH = 5  # rounds that are made however long they take
 PROGRAM = Path(__file__).with_name("peers.py")
 OWN = ("bucket", "own")
 
+Item = int | str  # what is timed: an all-reduce of so many bytes, or what a name stands for
 Times = dict[str, list[list[float]]]  # action -> round -> seconds of each repetition
 
 
@@ -53,10 +51,10 @@ class Part(NamedTuple):
     job: Job
     label: str
 
-    def time(self, nbytes: int, repeat: int) -> dict[str, list[float]]:
+    def time(self, what: Item, repeat: int) -> dict[str, list[float]]:
         """Seconds of the slowest rank, by action, for each repetition."""
         with self.job.awake():
-            answers = self.job.ask("time", nbytes, repeat)
+            answers = self.job.ask("time", what, repeat)
         names = answers[0]
         return {self.label or name: [max(ranks) for ranks in zip(*(answer[name] for answer in answers), strict=True)] for name in names}
 
@@ -71,13 +69,9 @@ def started(python: str, ranks: int, cycles: Sequence[str]) -> Iterator[list[Par
         def start(role: str, number: int, cycle: str | None = None) -> Part:
             place = folder / str(number)
             place.mkdir()
-            environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(PROGRAM.parents[1]), os.environ.get("PYTHONPATH")]))}
-            environ.pop("HOROVOD_CYCLE_TIME", None)
-            if cycle:
-                environ["HOROVOD_CYCLE_TIME"] = cycle
             label = "" if role == "together" else f"Horovod, {f'cycle {cycle} ms' if cycle else 'default'}"
             what = f"{python} ({label or 'hpcdl, MPI, gloo'}, {ranks} ranks)"
-            job = Job(here(python, ranks, environ), [str(PROGRAM), role], ranks, place, what)
+            job = Job(here(python, ranks, variables(cycle or "")), [str(PROGRAM), role], ranks, place, what)
             stack.callback(job.close)
             return Part(job, label)
 
@@ -87,39 +81,38 @@ def started(python: str, ranks: int, cycles: Sequence[str]) -> Iterator[list[Par
         yield parts
 
 
-def measure(groups: list[list[Part]], sizes: Sequence[int], rounds: int, seconds: float) -> list[dict[int, Times]]:
-    """Times by environment and size. All jobs take turns within each size and round; each round begins with another job."""
+def measure(groups: list[list[Part]], items: Sequence[Item], rounds: int, seconds: float) -> list[dict[Any, Times]]:
+    """Times by environment and item. All jobs take turns within each item and round; each round begins with another job."""
     parts = [part for group in groups for part in group]
-    found: dict[Part, dict[int, Times]] = {part: {nbytes: {} for nbytes in sizes} for part in parts}
-    share = seconds / rounds / len(sizes) / len(parts)
-    repeat = {(part, nbytes): _repetitions(part, nbytes, share) for nbytes in sizes for part in parts}
+    found: dict[Part, dict[Item, Times]] = {part: {item: {} for item in items} for part in parts}
+    share = seconds / rounds / len(items) / len(parts)
+    repeat = {(part, item): _repetitions(part, item, share) for item in items for part in parts}
     begin = time.monotonic()
     for number in range(rounds):
         if number >= ENOUGH and time.monotonic() - begin > seconds:
             break  # a busy machine
-        for nbytes in sizes:
+        for item in items:
             for turn in range(len(parts)):
                 part = parts[(number + turn) % len(parts)]
-                for name, times in part.time(nbytes, repeat[part, nbytes]).items():
-                    found[part][nbytes].setdefault(name, []).append(times)
-    return [
-        {nbytes: {name: times for part in group for name, times in found[part][nbytes].items()} for nbytes in sizes} for group in groups
-    ]
+                for name, times in part.time(item, repeat[part, item]).items():
+                    found[part][item].setdefault(name, []).append(times)
+    return [{item: {name: times for part in group for name, times in found[part][item].items()} for item in items} for group in groups]
 
 
-def _repetitions(part: Part, nbytes: int, share: float) -> int:
+def _repetitions(part: Part, item: Item, share: float) -> int:
     begin = time.perf_counter()
-    part.time(nbytes, 2)
+    part.time(item, 2)
     return max(LEAST, min(MOST, int(share / ((time.perf_counter() - begin) / 3)) - 1))
 
 
 def quartiles(values: Sequence[float]) -> dict[str, Any]:
     """Median and quartiles, four digits each."""
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else list(values) * 3
-    return {"median": _short(middle), "quartiles": [_short(low), _short(high)]}
+    return {"median": short(middle), "quartiles": [short(low), short(high)]}
 
 
-def _short(value: float) -> float:
+def short(value: float) -> float:
+    """Four digits of it."""
     return float(f"{value:.4g}")
 
 
@@ -148,7 +141,7 @@ def compare(times: dict[int, Times]) -> dict[str, Any]:
         large = [by_size[nbytes] for nbytes in sizes if nbytes >= LARGE]
         if large:
             mean = quartiles([statistics.geometric_mean(values) for values in zip(*large, strict=True)])
-            facts["means"][storage] = {**mean, "worst": max(_short(statistics.median(values)) for values in large)}
+            facts["means"][storage] = {**mean, "worst": max(short(statistics.median(values)) for values in large)}
     least = min(times)
     if "hpcdl async" in middle[least]:
         us = {name: [1e6 * value for value in values] for name, values in middle[least].items()}
@@ -166,16 +159,17 @@ def _ours(name: str) -> bool:
     return name.startswith("hpcdl") or name == "copy"
 
 
-def results(times: dict[int, Times]) -> list[dict[str, Any]]:
-    """Seconds of everything, over all repetitions of all rounds."""
+def results(times: dict[Any, Times], key: str = "bytes") -> list[dict[str, Any]]:
+    """Seconds of everything, over all repetitions of all rounds. key: what the items are."""
     return [
-        {"what": name, "bytes": nbytes, **bench.summary([value for each in rounds for value in each])}
-        for nbytes, found in times.items()
+        {"what": name, key: item, **bench.summary([value for each in rounds for value in each])}
+        for item, found in times.items()
         for name, rounds in found.items()
     ]
 
 
-def _spread(found: dict[str, Any], scale: str = ".3g") -> str:
+def spread(found: dict[str, Any], scale: str = ".3g") -> str:
+    """Median and quartiles as they are printed."""
     low, high = found["quartiles"]
     return f"{found['median']:{scale}} ({low:{scale}}–{high:{scale}})"
 
@@ -194,17 +188,17 @@ def show(record: dict[str, Any]) -> None:
         for storage in OWN:
             found = {each["bytes"]: each for each in record[key] if each["storage"] == storage}
             if found:
-                rows.append([f"hpcdl {storage} / {label}", *(_spread(found[nbytes]) if nbytes in found else "" for nbytes in sizes)])
+                rows.append([f"hpcdl {storage} / {label}", *(spread(found[nbytes]) if nbytes in found else "" for nbytes in sizes)])
                 if key == "ratios":
                     rows.append(["  which is", *(found[nbytes]["peer"] if nbytes in found else "" for nbytes in sizes)])
     bench.show("ratios, median (quartiles); below 1: hpcdl is faster", ["", *map(bench.size_name, sizes)], rows)
     for storage, mean in record["means"].items():
-        print(f"hpcdl {storage}, from 1 MiB on: geometric mean {_spread(mean)} times the fastest peer, worst size {mean['worst']:.3g}")
+        print(f"hpcdl {storage}, from 1 MiB on: geometric mean {spread(mean)} times the fastest peer, worst size {mean['worst']:.3g}")
     if small := record["small"]:
         print(
-            f"{bench.size_name(small['bytes'])}: blocking {_spread(small['over_mpi_us'])} µs over MPI.Allreduce, "
-            f"{_spread(small['over_mpi'])} times it; "
-            f"asynchronous {_spread(small['async_us'])} µs, MPI.Iallreduce {_spread(small['mpi_async_us'])} µs"
+            f"{bench.size_name(small['bytes'])}: blocking {spread(small['over_mpi_us'])} µs over MPI.Allreduce, "
+            f"{spread(small['over_mpi'])} times it; "
+            f"asynchronous {spread(small['async_us'])} µs, MPI.Iallreduce {spread(small['mpi_async_us'])} µs"
         )
     for what, share in record["idle"].items():
         print(f"idle, {what}: {share:.1%} of a core per rank (stopped while others are timed)")
@@ -221,43 +215,15 @@ def run(args: Any, ranks: int) -> None:
         versions = {**group[0].job.hello["versions"], **group[-1].job.hello["versions"]}
         missing = group[0].job.hello["missing"]
         facts = {"ranks": ranks, "rounds": len(times[args.sizes[0]]["copy"]), **compare(times)}
-        idle = {label or "hpcdl, MPI and gloo in one process": _short(job.idle) for job, label in group}
+        idle = {label or "hpcdl, MPI and gloo in one process": short(job.idle) for job, label in group}
         record = {**bench.line("versus", results(times), **facts, idle=idle, missing=missing), "versions": versions}
         show(record)
         bench.append(args.json, record)
 
 
-def _python(text: str) -> str:
-    found = shutil.which(text)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r}: there is no such interpreter")
-    return found
-
-
-def _milliseconds(text: str) -> str:
-    try:
-        good = float(text) > 0
-    except ValueError:
-        good = False
-    if not good:
-        raise argparse.ArgumentTypeError(f"{text!r}: give milliseconds, more than 0")
-    return text
-
-
 def main() -> None:
     """Measure what the options say."""
-    parser = bench.Parser(__doc__)
-    text = "an environment's interpreter; may be given several times (default: this one)"
-    parser.add_argument("--python", type=_python, action="append", help=text)
-    parser.add_argument("--ranks", nargs="+", type=bench.count, default=[2, 4], help="default: 2 4")
-    parser.add_argument("--sizes", nargs="+", type=bench.size, default=SIZES, metavar="SIZE", help="default: 1KiB 64KiB 1MiB … 64MiB")
-    text = "of Horovod beside its default, in ms; the fastest counts at each size (default: 0.1)"
-    parser.add_argument("--cycle-time", nargs="*", type=_milliseconds, default=["0.1"], metavar="MS", help=text)
-    parser.add_argument("--rounds", type=bench.count, default=10, help="default: 10")
-    parser.add_argument("--seconds", type=bench.count, default=300, help="time for all, starting the jobs not counted (default: 300)")
-    args = parser.parse_args()
-    args.python = args.python or [sys.executable]
-    args.sizes = sorted(set(args.sizes))
+    args = parsed(options(__doc__, seconds=300, cycle="; the fastest counts at each size"))
     for ranks in args.ranks:
         run(args, ranks)
 

@@ -13,25 +13,30 @@ from hpcdl.transport.horovod import other_library
 pytestmark = [pytest.mark.outer]
 
 
-@pytest.mark.parametrize("n", [1, 2, 4])
+@pytest.mark.parametrize("n", [1, 4])
 def test_operations(program, n) -> None:
     ended = program("operations", n=n)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert ended.stdout.count("passed") == n
 
 
-@pytest.mark.parametrize(("n", "codec"), [(2, "none"), (4, "none"), (2, "fp16")])
-def test_the_same_training_on_both_engines(program, n, codec) -> None:
+@pytest.mark.parametrize("n", [2, 3])
+def test_the_same_training_on_both_engines(program, n) -> None:
+    """By all doors; and a real Horovod's own optimizer comes out where ours does."""
     found = {}
     for engine in ("hpcdl", "horovod"):
-        ended = program("training", codec, n=n, HPCDL_ENGINE=engine)
+        ended = program("training", n=n, HPCDL_ENGINE=engine)
         assert ended.returncode == 0, ended.stdout + ended.stderr
-        found[engine] = json.loads(next(line for line in ended.stdout.splitlines() if line.startswith("@"))[1:])
-        assert found[engine]["engine"] == engine
-    exact = n == 2 and codec == "none"  # a sum of two has one order
-    for door in ("numpy", "torch"):
-        ours, theirs = (np.array(found[engine][door]) for engine in ("hpcdl", "horovod"))
-        np.testing.assert_allclose(theirs, ours, rtol=0, atol=0 if exact else 2e-5 if codec == "none" else 2e-2)
+        who, found[engine] = json.loads(next(line for line in ended.stdout.splitlines() if line.startswith("@"))[1:])
+        assert who == engine
+    for codec, loss in (("none", 2e-5), ("fp16", 2e-2)):
+        ours, theirs = found["hpcdl"][codec], found["horovod"][codec]
+        its_own = theirs.pop("its own")
+        assert ours.keys() == theirs.keys() >= {"numpy", "torch"}
+        for door in ours:
+            exact = n == 2 and codec == "none"  # a sum of two has one order
+            np.testing.assert_allclose(theirs[door], ours[door], rtol=0, atol=0 if exact else loss, err_msg=f"{codec}, {door}")
+        np.testing.assert_allclose(its_own, ours["torch"], rtol=0, atol=loss, err_msg=f"{codec}, its own")
 
 
 TROUBLE = {
@@ -71,11 +76,10 @@ def test_without_horovod(require) -> None:
     assert "Horovod is not installed; cure: python -m hpcdl.horovod.build" in ended.stderr
 
 
-@pytest.mark.parametrize("n", [2, 4])
-def test_compression_for_its_own_optimizers(program, n) -> None:
-    ended = program("compression", n=n)
+def test_compression_for_its_own_optimizers(program) -> None:
+    ended = program("compression", n=3)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert ended.stdout.count("passed") == n
+    assert ended.stdout.count("passed") == 3
 
 
 def test_another_mpi_library() -> None:

@@ -26,12 +26,13 @@ def bound() -> None:
             assert ((found.double() - exact).abs() <= (size + 1) * 2.0**-11 * peak).all(), (scale, dtype)
             summed = hvd.allreduce(x, op=hvd.Sum, compression=scaled)
             assert summed.isfinite().all()
-    assert hvd.allreduce(torch.full((5,), 65504.0), op=hvd.Sum, compression=scaled).tolist() == [65504.0 * size] * 5
+    full = hvd.allreduce(torch.full((5,), 65504.0), op=hvd.Sum, compression=scaled)
+    torch.testing.assert_close(full, torch.full((5,), 65504.0 * size), rtol=size * 2.0**-11, atol=0)
 
 
 def others() -> None:
     x = torch.ones(8)
-    x[rank] = [float("nan"), float("inf"), -float("inf"), float("nan")][rank]
+    x[rank] = [float("nan"), float("inf"), -float("inf")][rank]
     found = hvd.allreduce(x, op=hvd.Average, compression=scaled)
     assert not found[:size].isfinite().any()
     assert found[size:].tolist() == [1.0] * (8 - size)
@@ -61,7 +62,7 @@ def train(compression: object, skips: bool, **options: object) -> torch.Tensor:
     sgd = torch.optim.SGD(model.parameters(), 0.1)
     optimizer = hvd.DistributedOptimizer(sgd, model.named_parameters(), compression=compression, **options)
     generator = torch.Generator().manual_seed(10 + rank)
-    for step in range(12):
+    for step in range(8):
         x = torch.randn(4, 8, generator=generator)
         optimizer.zero_grad()
         model(x, (step + rank) % 4 if skips else 1).square().mean().backward()
@@ -76,8 +77,7 @@ def training() -> None:
     for skips, options in ((True, {}), (True, {"gradient_predivide_factor": 2.0}), (False, {"groups": 2})):  # its groups skip nothing
         own, plain = hpcdl.horovod.compression("fp16"), train(hvd.Compression.none, skips)
         torch.testing.assert_close(train(own, skips, **options), plain, rtol=2e-3, atol=2e-3)
-        if size > 1:
-            assert own._names._parameters, "the optimizer's names were not found"
+        assert own._names._parameters, "the optimizer's names were not found"
 
 
 for check in (bound, others, training):
