@@ -63,7 +63,9 @@ def test_links(target: str) -> None:
 
 
 def test_commands() -> None:
-    """The command is the job's own, which tests/jobs runs."""
-    (command,) = commands("hpcdl/horovod/README.md")
+    """The first is the job's own, which tests/jobs runs; the others run in .ci/run."""
+    command, *others = commands("hpcdl/horovod/README.md")
     assert command in (ROOT / "jobs/horovod_torch.py").read_text(encoding="utf-8")
     assert command in commands("jobs/README.md")
+    in_ci = re.findall(r"\$\(readme '(.*?)' hpcdl/horovod/README\.md\)", (ROOT / ".ci/run").read_text(encoding="utf-8"))
+    assert len(others) == len(in_ci) and all(map(str.startswith, others, in_ci))
