@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import MethodType
 from typing import Any
 
@@ -16,19 +17,19 @@ from .optimizer import is_distributed, take_over_loss_scaling
 from .replicas import broadcast
 from .start import default_world
 
-__all__ = ["attach"]
+__all__ = ["attach", "built"]
 
 _STATE = "_hpcdl_attached"
 
 
-def attach(model: Any, world: World | None = None) -> None:
+def attach(model: Any, world: World | None = None, root: int = 0, own: Sequence[Any] = ()) -> None:
     """Make `model`'s steps those of one of many ranks. The callbacks here do it; call it for ``train_on_batch`` and loops without them.
 
     The model's class stays what it is, and so does what it is saved as. From now on, in ``fit``, ``train_on_batch`` and ``evaluate``:
     gradients are weighted by the samples in this rank's batch (the first dimension of its input); a batch that stands in for no data (see
     `shard`) counts for nothing, in metrics and moving averages neither; before the first step, weights and the optimizer's variables are
-    rank 0's; under TensorFlow with ``jit_compile`` the reduction runs around what is compiled; ``evaluate`` and ``predict`` of
-    a `shard` return, on every rank, what one process returns. Called again: nothing happens.
+    rank `root`'s, but for those in `own`; under TensorFlow with ``jit_compile`` the reduction runs around what is compiled; ``evaluate``
+    and ``predict`` of a `shard` return, on every rank, what one process returns. Called again: nothing happens.
 
     Raises InvalidArgument where the model is not compiled, Mismatch, the same on every rank, where the ranks' models differ.
     """
@@ -43,7 +44,7 @@ def attach(model: Any, world: World | None = None) -> None:
             )
     state = model.__dict__.get(_STATE)
     if state is None or state.optimizer is not model.optimizer:
-        state = model.__dict__[_STATE] = _Attached(default_world() if world is None else world, model.optimizer)
+        state = model.__dict__[_STATE] = _Attached(default_world() if world is None else world, model.optimizer, root, own)
         for name, method in _METHODS.items():
             model.__dict__[name] = MethodType(method, model)
         model.train_function = model.test_function = None  # made of other steps
@@ -56,24 +57,24 @@ def attach(model: Any, world: World | None = None) -> None:
 class _Attached:
     """What an attached model carries."""
 
-    def __init__(self, world: World, optimizer: Any) -> None:
-        self.world, self.optimizer = world, optimizer
+    def __init__(self, world: World, optimizer: Any, root: int, own: Sequence[Any]) -> None:
+        self.world, self.optimizer, self.root, self.own = world, optimizer, root, own
         self._alike = False
         self.compiled: Any = None  # what compiles a step; set once the model has its steps
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Attached:
-        return _Attached(self.world, memo.get(id(self.optimizer), self.optimizer))
+        return _Attached(self.world, memo.get(id(self.optimizer), self.optimizer), self.root, self.own)
 
     def begin(self, model: Any, data: Any = None) -> None:
-        """Give all ranks rank 0's values, once. Where the model has no variables yet, it waits for the first batch."""
-        if self._alike or (data is None and not _built(model)):
+        """Give all ranks the root's values, once. Where the model has no variables yet, it waits for the first batch."""
+        if self._alike or (data is None and not built(model)):
             return
         self._alike = True
-        if not _built(model):
+        if not built(model):
             model._symbolic_build(data_batch=data)
         elif self.optimizer is not None and not self.optimizer.built:
             self.optimizer.build(model.trainable_variables)
-        broadcast(self.world, model)
+        broadcast(self.world, model, self.root, self.own)
 
     def step(self, model: Any, method: Any, arguments: Any, training: bool) -> Any:
         """One step of `model`, `method`, on whatever the backend gives it."""
@@ -101,7 +102,8 @@ class _Attached:
             return self.compiled(plain)(*arguments)
 
 
-def _built(model: Any) -> bool:
+def built(model: Any) -> bool:
+    """Whether all layers have their variables."""
     return all(layer.built for layer in model._flatten_layers())
 
 

@@ -16,9 +16,10 @@ from .backends import current
 from .exchange import Exchange
 from .start import default_world
 
-__all__ = ["DistributedOptimizer", "is_distributed", "take_over_loss_scaling"]
+__all__ = ["STATE", "Averaging", "DistributedOptimizer", "checked", "install", "is_distributed", "take_over_loss_scaling"]
 
-_STATE = "_hpcdl_averaging"
+#: Under this name an optimizer carries its `Averaging`.
+STATE = "_hpcdl_averaging"
 
 
 def DistributedOptimizer(  # noqa: N802
@@ -45,12 +46,7 @@ def DistributedOptimizer(  # noqa: N802
     Called again on the same optimizer: the last settings hold. Raises InvalidArgument for what is no optimizer of Keras 3, UnknownName
     for a codec that nobody knows.
     """
-    if isinstance(optimizer, str | dict):
-        optimizer = keras.optimizers.get(optimizer)
-    if not isinstance(optimizer, keras.optimizers.Optimizer):
-        raise InvalidArgument(f"expected an optimizer of Keras 3, such as keras.optimizers.Adam(), got {optimizer!r}")
-    if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer) and keras.config.dtype_policy().name == "mixed_float16":
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    optimizer = checked(optimizer)
     by_name(codec)
     options = {
         "codec": codec,
@@ -59,13 +55,27 @@ def DistributedOptimizer(  # noqa: N802
         "bucket_bytes": bucket_bytes,
         "check_finite": check_finite,
     }
-    _install(optimizer, _Averaging(default_world() if world is None else world, options))
+    install(optimizer, Averaging(default_world() if world is None else world, options))
+    return optimizer
+
+
+def checked(optimizer: Any) -> Any:
+    """An optimizer of Keras 3, from one or from its name; within a LossScaleOptimizer where `compile` would wrap it.
+
+    Raises InvalidArgument for what is none.
+    """
+    if isinstance(optimizer, str | dict):
+        optimizer = keras.optimizers.get(optimizer)
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise InvalidArgument(f"expected an optimizer of Keras 3, such as keras.optimizers.Adam(), got {optimizer!r}")
+    if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer) and keras.config.dtype_policy().name == "mixed_float16":
+        return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
 
 
 def is_distributed(optimizer: Any) -> bool:
     """Whether its gradients are averaged."""
-    return _STATE in getattr(optimizer, "__dict__", ())
+    return STATE in getattr(optimizer, "__dict__", ())
 
 
 def take_over_loss_scaling(optimizer: Any) -> None:
@@ -75,21 +85,25 @@ def take_over_loss_scaling(optimizer: Any) -> None:
     """
     inner = getattr(optimizer, "inner_optimizer", None)
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) and is_distributed(inner):
-        state = inner.__dict__[_STATE]
-        for name in (_STATE, "apply", "stateless_apply"):
+        state = inner.__dict__[STATE]
+        for name in (STATE, "apply", "stateless_apply"):
             inner.__dict__.pop(name, None)
-        _install(optimizer, state)
+        install(optimizer, state)
 
 
-class _Averaging:
+class Averaging:
     """What a distributed optimizer carries: an exchange for each set of variables that it has been given gradients of."""
 
     def __init__(self, world: World, options: dict[str, Any]) -> None:
         self.world, self.options = world, options
         self._exchanges: dict[Any, Exchange] = {}
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Averaging:
-        return _Averaging(self.world, self.options)
+    def __deepcopy__(self, memo: dict[int, Any]) -> Averaging:
+        return Averaging(self.world, self.options)
+
+    def weight(self) -> Any:
+        """The samples behind this rank's gradients; None: all ranks count alike."""
+        return batch.samples()
 
     def mean(self, gradients: Any, variables: Any) -> list[Any]:
         """The means over all ranks; None stays None."""
@@ -104,15 +118,21 @@ class _Averaging:
         exchange = self._exchanges.get(key)
         if exchange is None:
             exchange = self._exchanges[key] = Exchange(self.world, named, shapes, dtypes, self.options)
-        means = current().average(exchange, [found[i] for i in present], batch.samples())
+        means = current().average(exchange, [found[i] for i in present], self.weight())
         for i, mean in zip(present, means, strict=True):
             found[i] = mean
         return found
 
+    def forget(self) -> None:
+        """What is compiled from now on gets new reductions. Called by all ranks."""
+        self._exchanges.clear()
 
-def _install(optimizer: Any, state: _Averaging) -> None:
-    """Why on the instance: the class is what a saved model names, and a copied instance gets methods of its own."""
-    optimizer.__dict__[_STATE] = state
+
+def install(optimizer: Any, state: Averaging) -> None:
+    """From now on `optimizer` averages by `state`.
+
+    Why on the instance: the class is what a saved model names, and a copied instance gets methods of its own."""
+    optimizer.__dict__[STATE] = state
     optimizer.__dict__["apply"] = MethodType(_apply, optimizer)
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         optimizer.__dict__["stateless_apply"] = MethodType(_stateless_apply, optimizer)
@@ -121,11 +141,11 @@ def _install(optimizer: Any, state: _Averaging) -> None:
 def _apply(self: Any, grads: Any, trainable_variables: Any = None) -> Any:
     """In place of the optimizer's own `apply`: that of the averaged gradients."""
     known = self._trainable_variables if trainable_variables is None else list(trainable_variables)
-    return type(self).apply(self, self.__dict__[_STATE].mean(grads, known), trainable_variables)
+    return type(self).apply(self, self.__dict__[STATE].mean(grads, known), trainable_variables)
 
 
 def _stateless_apply(self: Any, optimizer_variables: Any, grads: Any, trainable_variables: Any) -> Any:
     """The same for a LossScaleOptimizer under JAX, which does not come by `apply`."""
     return type(self).stateless_apply(
-        self, optimizer_variables, self.__dict__[_STATE].mean(grads, self._trainable_variables), trainable_variables
+        self, optimizer_variables, self.__dict__[STATE].mean(grads, self._trainable_variables), trainable_variables
     )

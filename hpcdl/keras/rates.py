@@ -11,7 +11,7 @@ from ..errors import InvalidArgument
 from .backends import current
 from .start import default_world
 
-__all__ = ["LearningRateSchedule", "LearningRateWarmup"]
+__all__ = ["LearningRateSchedule", "LearningRateWarmup", "warmed"]
 
 
 class LearningRateSchedule(keras.callbacks.Callback):
@@ -87,9 +87,18 @@ class LearningRateWarmup(LearningRateSchedule):
         if epochs <= 0:
             raise InvalidArgument(f"epochs must be more than 0, got {epochs}")
         super().__init__(
-            lambda epoch: 1 / ranks + (1 - 1 / ranks) * min(1.0, (epoch + 1 / (self._steps or 1)) / epochs),
+            lambda epoch: warmed(epoch + 1 / (self._steps or 1), epochs, ranks),
             end_epoch=-int(-epochs // 1),
             staircase=False,
             steps_per_epoch=steps_per_epoch,
             initial_lr=initial_lr,
         )
+
+
+def warmed(epoch: float, epochs: float, ranks: int) -> float:
+    """The part of the whole rate at `epoch` of a warm-up over `epochs`.
+
+    >>> warmed(0, 5, 4), warmed(2.5, 5, 4), warmed(6, 5, 4)
+    (0.25, 0.625, 1.0)
+    """
+    return 1 / ranks + (1 - 1 / ranks) * min(1.0, epoch / epochs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from ..world import World
 __all__ = ["broadcast"]
 
 
-def broadcast(world: World, model: Any, root: int = 0) -> None:
-    """Overwrite the weights and the optimizer's variables with rank `root`'s. Collective.
+def broadcast(world: World, model: Any, root: int = 0, own: Sequence[Any] = ()) -> None:
+    """Overwrite the weights and the optimizer's variables with rank `root`'s, but for those in `own`. Collective.
 
     Not the states of random generators, so that dropout differs between ranks wherever their seeds do. Raises Mismatch, the same on every
     rank, where the ranks' models differ in number, shape or dtype of their variables.
@@ -21,6 +22,7 @@ def broadcast(world: World, model: Any, root: int = 0) -> None:
     if world.size == 1:
         return
     variables = [*model.weights, *(model.optimizer.variables if model.optimizer is not None else ())]
+    variables = [v for v in variables if all(v is not mine for mine in own)]
     lines = [f"{i} {v.name}: {v.dtype}{list(v.shape)}" for i, v in enumerate(variables)]
     compare(world, lines, "the models' variables")
     values = [np.array(_numpy(v)) for v in variables]

@@ -12,7 +12,7 @@ from ..errors import InvalidArgument
 from ..world import World
 from .backends import current
 
-__all__ = ["default_world", "init", "local_rank", "local_size", "rank", "size"]
+__all__ = ["default_world", "init", "local_rank", "local_size", "rank", "settle", "size"]
 
 _settled: World | None = None  # the world for which this process has been set up
 
@@ -28,16 +28,21 @@ def init(comm: Any = None, timeout: float | None = None, seed: int | None = None
 
     Raises LaunchError where no MPI library is found, or where the launcher belongs to another one.
     """
-    global _settled
     if seed is not None and (not isinstance(seed, int) or seed < 0):
         raise InvalidArgument(f"seed must be a whole number from 0, got {seed!r}")
     world = start.init(comm, timeout)
-    if _settled is not world:
-        _settled = world
-        current().settle(world, start.thread_share(world))
+    settle(world)
     if seed is not None:
         keras.utils.set_random_seed(int(np.random.SeedSequence((seed, world.rank)).generate_state(1)[0] >> 1))
     return world
+
+
+def settle(world: World) -> None:
+    """This process takes its device and its threads, once for each world. Before the backend's first operation."""
+    global _settled
+    if _settled is not world:
+        _settled = world
+        current().settle(world, start.thread_share(world))
 
 
 def default_world() -> World:

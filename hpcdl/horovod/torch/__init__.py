@@ -35,6 +35,8 @@ from ..basics import (
     stop_timeline,
 )
 from ..errors import HorovodInternalError
+from ..handles import forget_all, poll, synchronize
+from ..objects import broadcast_object
 from ..process_sets import ProcessSet, add_process_set, global_process_set, remove_process_set
 from . import elastic
 from .compression import Compression
@@ -50,7 +52,6 @@ from .functions import (
     grouped_reducescatter,
     reducescatter,
 )
-from .handles import forget_all, poll, synchronize
 from .movement import (
     allgather_async,
     alltoall_async,
@@ -71,7 +72,7 @@ from .reductions import (
     reducescatter_async,
     sparse_allreduce_async,
 )
-from .state import allgather_object, broadcast_object, broadcast_optimizer_state, broadcast_parameters
+from .state import allgather_object, broadcast_optimizer_state, broadcast_parameters
 from .sync_batch_norm import SyncBatchNorm
 
 __all__ = [

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
+from ..arguments import waiting
 from ..basics import Adasum
+from ..compressors import codec_of
+from ..handles import synchronize
 from ..process_sets import global_process_set
-from .compression import codec_of
-from .handles import synchronize
-from .reductions import start_allreduce, waiting
+from .reductions import start_allreduce
 
 __all__ = ["AdasumSteps"]
 
@@ -37,7 +38,7 @@ class AdasumSteps:
         before = [p.detach().clone() for p in trained]
         loss = super().step(closure)  # type: ignore[misc]
         changes = [(p.detach() - old).contiguous() for p, old in zip(trained, before, strict=True)]
-        pairs = [(x, None) if codec_of(self._compression, x) else self._compression.compress(x) for x in changes]
+        pairs = [(x, None) if codec_of(self._compression, x.dtype.is_floating_point) else self._compression.compress(x) for x in changes]
         with waiting(global_process_set):
             handles = [
                 start_allreduce([x], f"change.{self._names[p]}", Adasum, 1.0, 1.0, global_process_set)
@@ -45,7 +46,7 @@ class AdasumSteps:
             ]
             for p, old, handle, (_, context) in zip(trained, before, handles, pairs, strict=True):
                 change = synchronize(handle)
-                if codec_of(self._compression, change) is None:
+                if codec_of(self._compression, change.dtype.is_floating_point) is None:
                     change = self._compression.decompress(change, context)
                 p.detach().copy_(old + change)
         return loss

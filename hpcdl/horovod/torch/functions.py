@@ -7,19 +7,18 @@ from typing import Any
 
 import torch
 
+from ..arguments import op_of, waiting
 from ..basics import Average, Sum, rank
+from ..handles import synchronize
 from ..process_sets import ProcessSet, global_process_set
 from .compression import Compression
-from .handles import synchronize
 from .movement import allgather_async, alltoall_async, broadcast_async, grouped_allgather_async
 from .reductions import (
     allreduce_async_,
     grouped_allreduce_async_,
     grouped_reducescatter_async,
-    op_of,
     plain_allreduce,
     reducescatter_async,
-    waiting,
 )
 
 __all__ = [

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from ..basics import named
+from ..compressors import codec_of
+from ..handles import synchronize
 from ..process_sets import ProcessSet
-from .compression import codec_of
-from .handles import synchronize
 from .reductions import sparse_allreduce_async, start_allreduce
 
 __all__ = ["Gradients"]
@@ -114,7 +114,7 @@ class Gradients:
         if grads[0].is_sparse and not self._sparse_as_dense:
             self._under_way[group] = self._sparse(group[0], grads[0], name)
             return
-        codec = codec_of(self._compression, grads[0])
+        codec = codec_of(self._compression, grads[0].dtype.is_floating_point)
         dense = [grad.to_dense() if grad.is_sparse else grad.contiguous() for grad in grads]
         pairs = [(x, None) if codec is not None else self._compression.compress(x) for x in dense]
         tensors = [x.contiguous() for x, _ in pairs]

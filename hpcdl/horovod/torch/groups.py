@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from ...errors import InvalidArgument
+from ..objects import broadcast_object
 from ..process_sets import ProcessSet
-from .state import broadcast_object
 
 __all__ = ["formed"]
 

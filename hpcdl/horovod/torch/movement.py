@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from ...errors import InvalidArgument
+from ..arguments import place_of, waiting
 from ..basics import named
+from ..handles import register, synchronize
 from ..process_sets import ProcessSet, global_process_set
-from .handles import register, synchronize
 from .memory import array_of, tensors_of
-from .reductions import waiting
 
 __all__ = [
     "allgather_async",
@@ -54,7 +54,7 @@ def broadcast_async_(tensor: torch.Tensor, root_rank: int, name: str | None = No
         return tensor
 
     array = array_of(tensor)
-    return register(named(process_set).broadcast(array, _place(root_rank, process_set), name or "", result))
+    return register(named(process_set).broadcast(array, place_of(root_rank, process_set), name or "", result))
 
 
 def broadcast_(tensor: torch.Tensor, root_rank: int, name: str | None = None, process_set: ProcessSet = global_process_set) -> torch.Tensor:
@@ -96,11 +96,3 @@ def barrier(process_set: ProcessSet = global_process_set) -> None:
     """Return once all ranks have come here."""
     with waiting(process_set):
         synchronize(register(named(process_set).barrier()))
-
-
-def _place(root_rank: int, process_set: ProcessSet) -> int:
-    """The place of a rank of the job in a process set."""
-    members = list(range(named(process_set).size)) if process_set.process_set_id == 0 else process_set.ranks or []
-    if root_rank not in members:
-        raise InvalidArgument(f"broadcast received invalid root rank {root_rank} for provided process set; its ranks are {members}")
-    return members.index(root_rank)

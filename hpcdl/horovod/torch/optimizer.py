@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ...errors import InvalidArgument
+from ..arguments import check_predivide
 from ..basics import Adasum, Average, named, size
 from ..process_sets import ProcessSet, global_process_set
 from .adasum_optimizer import AdasumSteps
@@ -114,8 +115,7 @@ def DistributedOptimizer(  # noqa: N802 - Horovod's name
 
     Raises InvalidArgument for names that are missing or not unique, and settings that cannot be.
     """
-    if gradient_predivide_factor != 1.0 and op != Average:
-        raise InvalidArgument("gradient_predivide_factor not supported with op != Average")
+    check_predivide(gradient_predivide_factor, op)
     if num_groups != 0:
         warnings.warn("Parameter `num_groups` has been replaced by `groups`.", DeprecationWarning, stacklevel=2)
         groups = num_groups if groups is None else groups

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from ...collectives.progress import Engine
 from ...errors import InvalidArgument
-from ..basics import Average, Sum, named, op_name
+from ..arguments import op_of, waiting
+from ..basics import Average, named, op_name
+from ..compressors import codec_of
+from ..handles import register, synchronize
 from ..process_sets import ProcessSet, global_process_set
-from .compression import codec_of
-from .handles import register, synchronize
 from .memory import array_of, tensors_of
 from .spare import empty_like
 
@@ -28,22 +28,11 @@ __all__ = [
     "grouped_allreduce_async",
     "grouped_allreduce_async_",
     "grouped_reducescatter_async",
-    "op_of",
     "plain_allreduce",
     "reducescatter_async",
     "sparse_allreduce_async",
     "start_allreduce",
-    "waiting",
 ]
-
-
-def op_of(op: int | None, average: bool | None) -> int:
-    """The op that is meant by `op` and the older `average`, of which only one may be given."""
-    if op is not None and average is not None:
-        raise InvalidArgument("The op parameter supersedes average. Please provide only one of them.")
-    if op is not None:
-        return op
-    return Average if average in (None, True) else Sum
 
 
 def start_allreduce(
@@ -194,7 +183,7 @@ def plain_allreduce(
     grouped: bool,
 ) -> Any:
     """Reduce copies of `tensors`, and wait; without a derivative. how: op, factors before and after, process set."""
-    codec = codec_of(compression, tensors[0])
+    codec = codec_of(compression, tensors[0].dtype.is_floating_point)
     contexts: list[Any] = []
     if codec is None:
         pairs = [compression.compress(x.detach()) for x in tensors]
@@ -205,9 +194,3 @@ def plain_allreduce(
     if codec is None:
         found = [compression.decompress(x, context) for x, context in zip(found, contexts, strict=True)]
     return tuple(found) if grouped else found[0]
-
-
-def waiting(process_set: ProcessSet) -> Engine:
-    """As a context: this thread is about to wait, and drives the progress loop itself."""
-    engine: Engine = named(process_set).data.engine
-    return engine

@@ -1,28 +1,21 @@
-"""The same beginning on all ranks: parameters, optimizers and Python objects from one rank to the others.
-
-Objects travel by pickle (by cloudpickle where it is installed). Unpickling runs code that the bytes name; they come from the ranks of
-this job and from nowhere else.
-"""
+"""The same beginning on all ranks: parameters and optimizers from one rank to the others."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
 
 from ...errors import InvalidArgument
-from ..basics import named, rank
-from ..process_sets import ProcessSet, global_process_set
-from .functions import allgather
-from .handles import synchronize
-from .movement import broadcast_, broadcast_async_
-from .reductions import waiting
+from .. import objects
+from ..arguments import waiting
+from ..basics import rank
+from ..handles import synchronize
+from ..process_sets import global_process_set
+from .movement import broadcast_async_
 
-__all__ = ["allgather_object", "broadcast_object", "broadcast_optimizer_state", "broadcast_parameters"]
+__all__ = ["allgather_object", "broadcast_optimizer_state", "broadcast_parameters"]
 
 
 def broadcast_parameters(params: Any, root_rank: int) -> None:
@@ -63,7 +56,7 @@ def broadcast_optimizer_state(optimizer: torch.optim.Optimizer, root_rank: int, 
     """
     tensors: list[torch.Tensor] = []
     plan = _apart(optimizer.state_dict(), tensors) if rank() == root_rank else None
-    plan = broadcast_object(plan, root_rank, "optimizer_state")
+    plan = objects.broadcast_object(plan, root_rank, "optimizer_state")
     if rank() != root_rank:
         tensors = [torch.empty(place.shape, dtype=place.dtype) for place in _places(plan)]
     host = [x.detach().cpu().contiguous() for x in tensors]
@@ -72,53 +65,12 @@ def broadcast_optimizer_state(optimizer: torch.optim.Optimizer, root_rank: int, 
         optimizer.load_state_dict(_together(plan, host))
 
 
-def broadcast_object(obj: Any, root_rank: int = 0, name: str | None = None, process_set: ProcessSet = global_process_set) -> Any:
-    """Rank `root_rank`'s object, on every rank; what the others give is ignored. Two broadcasts.
-
-    Raises InvalidArgument, on every rank, where it cannot be pickled.
-    """
-    name = name or "broadcast_object"
-    data, good = _dump(obj) if rank() == root_rank else (b"", True)
-    head: Any = torch.tensor([len(data), good], dtype=torch.int64)
-    broadcast_(head, root_rank, f"{name}.sz", process_set)
-    size, well = head.tolist()
-    there: Any = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(size, dtype=torch.uint8)
-    broadcast_(there, root_rank, f"{name}.t", process_set)
-    if not well:
-        raise InvalidArgument(f"the object of rank {root_rank} cannot be pickled ({there.numpy().tobytes().decode()}); send what can be")
-    return obj if rank() == root_rank else pickle.loads(there.numpy().tobytes())
-
-
 def allgather_object(obj: Any, name: str | None = None) -> list[Any]:
     """Every rank's object, in rank order, on every rank. Two all-gathers.
 
     Raises InvalidArgument, on every rank, where one cannot be pickled.
     """
-    name = name or "allgather_object"
-    data, good = _dump(obj)
-    table = allgather(torch.tensor([[len(data), good]], dtype=torch.int64), f"{name}.sz").tolist()
-    everything = allgather(torch.frombuffer(bytearray(data), dtype=torch.uint8), f"{name}.t").numpy().tobytes()
-    found, begin = [], 0
-    for size, _ in table:
-        found.append(everything[begin : begin + size])
-        begin += size
-    for peer, (_, well) in enumerate(table):
-        if not well:
-            raise InvalidArgument(
-                f"the object of rank {peer} of {named().size} cannot be pickled ({found[peer].decode()}); send what can be"
-            )
-    return [pickle.loads(part) for part in found]
-
-
-def _dump(x: Any) -> tuple[bytes, bool]:
-    """The pickled object; or why it cannot be, and False."""
-    dumps: Callable[[Any], bytes] = pickle.dumps
-    if importlib.util.find_spec("cloudpickle") is not None:
-        dumps = importlib.import_module("cloudpickle").dumps
-    try:
-        return dumps(x), True
-    except Exception as error:  # whatever a class raises
-        return f"{type(error).__name__}: {error}".encode(), False
+    return objects.allgather_object(obj, name)
 
 
 def _apart(x: Any, tensors: list[torch.Tensor]) -> Any:

@@ -9,7 +9,8 @@ import torch
 
 from ...basics import rank
 from ...elastic import ObjectState
-from ..state import broadcast_object, broadcast_optimizer_state, broadcast_parameters
+from ...objects import broadcast_object
+from ..state import broadcast_optimizer_state, broadcast_parameters
 from .sampler import ElasticSampler
 
 __all__ = ["TorchState"]

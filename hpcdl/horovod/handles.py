@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import count
 from typing import Any
 
-from ...errors import CommunicationError, InvalidArgument
-from ..errors import translated
-from ..request import Request
+from ..errors import CommunicationError, InvalidArgument
+from .errors import translated
+from .request import Request
 
 __all__ = ["forget_all", "poll", "register", "synchronize"]
 
