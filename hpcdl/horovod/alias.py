@@ -25,6 +25,8 @@ _INSIDE = {
     "horovod.common.elastic": f"{_OURS}.elastic",
     "horovod.common.exceptions": f"{_OURS}.errors",
     "horovod.common.process_sets": f"{_OURS}.process_sets",
+    "horovod.tensorflow.functions": f"{_OURS}.tensorflow",
+    "horovod.tensorflow.mpi_ops": f"{_OURS}.tensorflow",
     "horovod.torch.elastic.sampler": f"{_OURS}.torch.elastic.sampler",
     "horovod.torch.elastic.state": f"{_OURS}.torch.elastic.state",
     "horovod.torch.functions": f"{_OURS}.torch",

@@ -86,8 +86,9 @@ class MetricAverageCallback(AverageMetrics):
 class LearningRateScheduleCallback(LearningRateSchedule):
     """The rate is ``initial_lr * multiplier(epoch)`` from start_epoch to before end_epoch.
 
-    multiplier: a function; of a number, its power by the epochs since start_epoch. staircase: set at the beginning of each epoch, else at each batch. momentum_correction: what momentum has gathered is scaled as the
-    rate is (Goyal et al., "Accurate, Large Minibatch SGD", section 3).
+    multiplier: a function; of a number, its power by the epochs since start_epoch. staircase: set at the beginning of each epoch, else at
+    each batch. momentum_correction: what momentum has gathered is scaled as the rate is (Goyal et al., "Accurate, Large Minibatch SGD",
+    section 3).
     """
 
     def __init__(

@@ -95,10 +95,10 @@ def DistributedOptimizer(  # noqa: N802 - Horovod's name
 
     compression: see `Compression`. gradient_predivide_factor: averages are divided before and after the sum, which is exact here either
     way. op: Average or Sum. backward_passes_per_step: gradients are summed on this rank over so many batches, then reduced, and only then
-    is there a step (on JAX they are reduced every time); average_aggregated_gradients: divided by that number. process_set: the ranks that
-    take part; the others step alone. scale_local_gradients: gradients of variables that `optimizer.register_local_var` was given are
-    divided by the number of ranks. Gradients are bucketed by size, and sparse ones are dense: groups, num_groups, sparse_as_dense, devices and name
-    change nothing.
+    is there a step (on JAX they are reduced every time); average_aggregated_gradients: divided by that number. process_set: the ranks
+    that take part; the others step alone. scale_local_gradients: gradients of variables that `optimizer.register_local_var` was given are
+    divided by the number of ranks. Gradients are bucketed by size, and sparse ones are dense: groups, num_groups, sparse_as_dense,
+    devices and name change nothing.
 
     Raises InvalidArgument for settings that cannot be.
     """
