@@ -10,7 +10,7 @@ import numpy as np
 from ..agree import compare
 from ..world import World
 
-__all__ = ["broadcast"]
+__all__ = ["broadcast", "broadcast_variables"]
 
 
 def broadcast(world: World, model: Any, root: int = 0, own: Sequence[Any] = ()) -> None:
@@ -19,10 +19,15 @@ def broadcast(world: World, model: Any, root: int = 0, own: Sequence[Any] = ()) 
     Not the states of random generators, so that dropout differs between ranks wherever their seeds do. Raises Mismatch, the same on every
     rank, where the ranks' models differ in number, shape or dtype of their variables.
     """
+    optimizer = getattr(model, "optimizer", None)
+    variables = [*model.weights, *(() if optimizer is None else optimizer.variables)]
+    broadcast_variables(world, [v for v in variables if all(v is not mine for mine in own)], root)
+
+
+def broadcast_variables(world: World, variables: Sequence[Any], root: int = 0) -> None:
+    """Overwrite `variables` with rank `root`'s. Collective. Raises Mismatch, as above."""
     if world.size == 1:
         return
-    variables = [*model.weights, *(model.optimizer.variables if model.optimizer is not None else ())]
-    variables = [v for v in variables if all(v is not mine for mine in own)]
     lines = [f"{i} {v.name}: {v.dtype}{list(v.shape)}" for i, v in enumerate(variables)]
     compare(world, lines, "the models' variables")
     values = [np.array(_numpy(v)) for v in variables]

@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import CommunicationError, InvalidArgument
 from ...keras.backends import current
 from ...keras.optimizer import STATE
-from ...keras.replicas import broadcast
+from ...keras.replicas import broadcast_variables
 from .. import elastic
 from ..basics import named, rank
 from ..elastic import ObjectState, State
@@ -33,7 +33,9 @@ class KerasState(ObjectState):
     def __init__(self, model: Any, optimizer: Any = None, backend: Any = None, **kwargs: Any) -> None:
         if not model.built:
             raise InvalidArgument("Model must be built first. Run `model.build(input_shape)`.")
-        self.model, self.optimizer = model, optimizer or model.optimizer
+        self.model, self.optimizer = model, optimizer or getattr(model, "optimizer", None)
+        if self.optimizer is None:
+            raise InvalidArgument("The model is not compiled; give KerasState its optimizer.")
         self._keep()
         super().__init__(bcast_object=broadcast_object, get_rank=rank, **kwargs)
 
@@ -53,7 +55,7 @@ class KerasState(ObjectState):
         """Take over rank 0's state. Collective."""
         if not self.optimizer.built:
             self.optimizer.build(self.model.trainable_variables)
-        broadcast(named().world, self.model)
+        broadcast_variables(named().world, self._variables())
         self._keep()
         super().sync()
 

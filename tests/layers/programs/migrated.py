@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from pathlib import Path
 
@@ -227,8 +226,6 @@ def case_load_model(s) -> None:
     for each in (model, loaded):
         each.fit(*mine, batch_size=BATCH // s.size, epochs=1, shuffle=False, verbose=0)
     s.same(loaded, model, 0)
-    twin = copy.deepcopy(model.optimizer)
-    assert twin is not model.optimizer and hasattr(twin, "register_local_var")
 
 
 def case_elastic(s) -> None:
@@ -252,7 +249,7 @@ def case_elastic(s) -> None:
             Fails(),
             hvd.elastic.UpdateEpochStateCallback(state),
             hvd.elastic.UpdateBatchStateCallback(state),
-            hvd.elastic.CommitStateCallback(state, 2),
+            hvd.elastic.CommitStateCallback(state, 3),
         ]
         left = 3 - state.epoch
         model.fit(*mine, batch_size=BATCH // s.size, epochs=left, shuffle=False, verbose=0, callbacks=callbacks)
