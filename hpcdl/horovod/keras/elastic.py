@@ -33,7 +33,8 @@ class KerasState(ObjectState):
     def __init__(self, model: Any, optimizer: Any = None, backend: Any = None, **kwargs: Any) -> None:
         if not model.built:
             raise InvalidArgument("Model must be built first. Run `model.build(input_shape)`.")
-        self.model, self.optimizer = model, optimizer or getattr(model, "optimizer", None)
+        self.model = model
+        self.optimizer: Any = optimizer or getattr(model, "optimizer", None)
         if self.optimizer is None:
             raise InvalidArgument("The model is not compiled; give KerasState its optimizer.")
         self._keep()

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from ...errors import InvalidArgument
 from ..arguments import op_of, waiting
 from ..basics import Average, named, op_name
 from ..compressors import codec_of
