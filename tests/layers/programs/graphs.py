@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 
 import keras
 import numpy as np
@@ -12,8 +11,8 @@ from side import BATCH, EPOCHS, FEATURES, data, loss, network, run
 
 import hpcdl.horovod.tensorflow as hvd
 import hpcdl.horovod.tensorflow.keras as hvd_keras
+from hpcdl.horovod.alias import answer_horovod
 from hpcdl.horovod.errors import HorovodInternalError
-from hpcdl.launch.alias import AS_HOROVOD, answer_horovod
 
 hvd.init(process_sets="dynamic")
 DTYPES = (tf.float16, tf.bfloat16, tf.float32, tf.float64, tf.uint8, tf.int32, tf.int64)
@@ -333,7 +332,6 @@ def case_elastic(s) -> None:
 
 def case_imports(s) -> None:
     """What `hpcdl run --as-horovod` answers."""
-    os.environ[AS_HOROVOD] = "1"
     answer_horovod()
     import horovod.keras as theirs
     import horovod.keras.callbacks
