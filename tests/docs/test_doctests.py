@@ -32,7 +32,7 @@ def test_there_are_some():
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name, require):
-    if name.startswith("hpcdl.torch."):
-        require("torch")
+    for framework in {"torch", "keras", "tensorflow"} & set(name.split(".")):
+        require(framework)
     failed, tried = doctest.testmod(importlib.import_module(name), report=True)
     assert tried and not failed
