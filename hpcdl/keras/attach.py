@@ -13,7 +13,7 @@ from ..world import World
 from . import batch
 from .backends import current
 from .evaluation import evaluate, predict
-from .optimizer import is_distributed, take_over_loss_scaling
+from .optimizer import distributed, is_distributed, take_over_loss_scaling
 from .replicas import broadcast
 from .start import default_world
 
@@ -27,17 +27,19 @@ def attach(model: Any, world: World | None = None, root: int = 0, own: Sequence[
 
     The model's class stays what it is, and so does what it is saved as. From now on, in ``fit``, ``train_on_batch`` and ``evaluate``:
     gradients are weighted by the samples in this rank's batch (the first dimension of its input); a batch that stands in for no data (see
-    `shard`) counts for nothing, in metrics and moving averages neither; before the first step, weights and the optimizer's variables are
-    rank `root`'s, but for those in `own`; under TensorFlow with ``jit_compile`` the reduction runs around what is compiled; ``evaluate``
-    and ``predict`` of a `shard` return, on every rank, what one process returns. Called again: nothing happens.
+    `shard`) counts for nothing, in metrics and moving averages neither; before the first step, weights and the variables of the model's
+    optimizers are rank `root`'s, but for those in `own`; with ``jit_compile`` the reduction runs around what is compiled; ``evaluate`` and
+    ``predict`` of a `shard` return, on every rank, what one process returns. Called again: they are the root's again. Collective.
 
-    Raises InvalidArgument where the model is not compiled, Mismatch, the same on every rank, where the ranks' models differ.
+    Raises InvalidArgument where the model is not compiled, or none of its optimizers distributed (its own, or, with a train_step of one's
+    own, any that is an attribute of it); Mismatch, the same on every rank, where the ranks' models differ.
     """
     if not getattr(model, "compiled", False):
         raise InvalidArgument("the model is not compiled; call model.compile(optimizer=hpcdl.keras.DistributedOptimizer(…), …) first")
     if model.optimizer is not None:
         take_over_loss_scaling(model.optimizer)
-        if not is_distributed(model.optimizer):
+        custom = type(model).train_step is not keras.Model.train_step
+        if not (distributed(model) if custom else is_distributed(model.optimizer)):
             raise InvalidArgument(
                 f"the model's optimizer, {type(model.optimizer).__name__}, is not distributed, so replicas would drift apart; cure: "
                 "compile(optimizer=hpcdl.keras.DistributedOptimizer(…))"
@@ -48,9 +50,10 @@ def attach(model: Any, world: World | None = None, root: int = 0, own: Sequence[
         for name, method in _METHODS.items():
             model.__dict__[name] = MethodType(method, model)
         model.train_function = model.test_function = None  # made of other steps
-        state.compiled = current().compiled(model)
-    elif model.jit_compile:  # it was compiled again
-        state.compiled = current().compiled(model)
+    if state.settings is not model._compile_config:  # it was compiled, or compiled again
+        state.settings = model._compile_config
+        state.train = current().compiled(model, MethodType(type(model).train_step, model))
+    state.root, state.own = root, own
     state.begin(model)
 
 
@@ -60,23 +63,26 @@ class _Attached:
     def __init__(self, world: World, optimizer: Any, root: int, own: Sequence[Any]) -> None:
         self.world, self.optimizer, self.root, self.own = world, optimizer, root, own
         self._alike = False
-        self.compiled: Any = None  # what compiles a step; set once the model has its steps
+        self.step = current().at_run_time(self._step)
+        self.settings: Any = None  # what the model was compiled with when `train` was made
+        self.train: Any = None  # the model's train step, compiled as the model wants it
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Attached:
         return _Attached(self.world, memo.get(id(self.optimizer), self.optimizer), self.root, self.own)
 
     def begin(self, model: Any, data: Any = None) -> None:
-        """Give all ranks the root's values, once. Where the model has no variables yet, it waits for the first batch."""
+        """Give all ranks the root's values; with `data`, a batch, only if that could not be done before, as the model had no variables."""
+        self._alike = self._alike and data is not None
         if self._alike or (data is None and not built(model)):
             return
         self._alike = True
         if not built(model):
             model._symbolic_build(data_batch=data)
-        elif self.optimizer is not None and not self.optimizer.built:
+        elif is_distributed(self.optimizer) and not self.optimizer.built:
             self.optimizer.build(model.trainable_variables)
         broadcast(self.world, model, self.root, self.own)
 
-    def step(self, model: Any, method: Any, arguments: Any, training: bool) -> Any:
+    def _step(self, model: Any, method: Any, arguments: Any, training: bool) -> Any:
         """One step of `model`, `method`, on whatever the backend gives it."""
         data = arguments[-1]
         if training:
@@ -93,13 +99,10 @@ class _Attached:
             return backend.counted(model, lambda *a: self._run(model, method, a, training, rows), arguments, counts)
 
     def _run(self, model: Any, method: Any, arguments: Any, training: bool, rows: Any) -> Any:
-        def plain(*arguments: Any) -> Any:
-            return method(model, *arguments)
-
         if not training:
-            return plain(*arguments)
+            return method(model, *arguments)
         with batch.weighing(rows):
-            return self.compiled(plain)(*arguments)
+            return (self.train or MethodType(method, model))(*arguments)
 
 
 def built(model: Any) -> bool:

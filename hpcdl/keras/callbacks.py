@@ -10,22 +10,45 @@ import numpy as np
 from ..world import World
 from .attach import attach
 from .metrics import averaged
+from .replicas import mean_statistics
 from .start import default_world
 
 __all__ = ["AverageMetrics", "BroadcastVariables", "EarlyStopping", "OnRank0"]
 
 
 class BroadcastVariables(keras.callbacks.Callback):
-    """Before the first step: weights and the optimizer's variables are rank 0's, also those that the first step makes. See `attach`."""
+    """Before the first step of each `fit`: weights and the optimizers' variables are rank 0's, also those that the first step makes.
+
+    See `attach`. What layers keep of the data that they saw (the moving averages of BatchNormalization) is made the mean over all ranks at
+    the end of each epoch, before its validation. Put it first, before callbacks that save the model.
+    """
 
     def __init__(self, world: World | None = None) -> None:
         super().__init__()
-        self._world = world
+        self._world = default_world() if world is None else world
+        self._pending = False  # there are statistics of an epoch that is not over
 
     def set_model(self, model: Any) -> None:
         """Called by Keras, before the train step is compiled."""
         super().set_model(model)
         attach(model, self._world)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Statistics of this epoch follow."""
+        self._pending = True
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """The validation of an epoch begins: with the mean statistics. Of its metrics, which tell the samples, nothing is forgotten yet."""
+        self._mean_statistics()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Where there was no validation."""
+        self._mean_statistics()
+
+    def _mean_statistics(self) -> None:
+        if self._pending:
+            mean_statistics(self._world, self.model)
+        self._pending = False
 
 
 class AverageMetrics(keras.callbacks.Callback):

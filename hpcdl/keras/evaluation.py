@@ -9,6 +9,7 @@ import numpy as np
 
 from ..world import World
 from .metrics import averaged
+from .replicas import mean_statistics
 from .shard import Sharded
 
 __all__ = ["evaluate", "predict"]
@@ -18,6 +19,7 @@ def evaluate(world: World, model: Any, x: Any = None, *arguments: Any, return_di
     """The model's own `evaluate`; of a `Sharded`, with the metrics over the samples of all ranks. Collective then."""
     if not isinstance(x, Sharded):
         return type(model).evaluate(model, x, *arguments, return_dict=return_dict, **settings)
+    mean_statistics(world, model)
     with x.in_order():
         type(model).evaluate(model, x, *arguments, return_dict=True, **settings)
     found = averaged(world, model)
@@ -28,6 +30,7 @@ def predict(world: World, model: Any, x: Any, *arguments: Any, **settings: Any) 
     """The model's own `predict`; of a `Sharded`, with the rows of all ranks, in the data's order. Collective then."""
     if not isinstance(x, Sharded):
         return type(model).predict(model, x, *arguments, **settings)
+    mean_statistics(world, model)
     with x.in_order():
         mine = type(model).predict(model, x, *arguments, **settings)
     counts = np.array([x.counts[step] for step in range(x.num_batches)], np.int64)

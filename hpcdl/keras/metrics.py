@@ -10,7 +10,7 @@ import numpy as np
 
 from ..world import World
 
-__all__ = ["averaged"]
+__all__ = ["averaged", "samples"]
 
 
 def averaged(world: World, model: Any) -> dict[str, float]:
@@ -25,9 +25,9 @@ def averaged(world: World, model: Any) -> dict[str, float]:
     leaves = [leaf for metric in model.metrics for leaf in _leaves(metric)]
     sums = [v for leaf in leaves if _keeps_sums(leaf) for v in leaf.variables]
     others = [name for name in mine if any(not _keeps_sums(leaf) and name.endswith(leaf.name) for leaf in leaves)]
-    samples = _samples(model)
+    seen = samples(model)
     local = [keras.ops.convert_to_numpy(v.value) for v in sums]
-    flat = [np.array([samples, *(mine[name] * samples for name in others)]), *(x.reshape(-1).astype(np.float64) for x in local)]
+    flat = [np.array([seen, *(mine[name] * seen for name in others)]), *(x.reshape(-1).astype(np.float64) for x in local)]
     total = world.allreduce(np.concatenate(flat), name="metrics")
     kept, rest = total[: 1 + len(others)], total[1 + len(others) :]
     try:
@@ -60,7 +60,7 @@ def _keeps_sums(metric: Any) -> bool:
     return base is not keras.metrics.Metric
 
 
-def _samples(model: Any) -> float:
+def samples(model: Any) -> float:
     """The samples that this rank's metrics have seen, as the mean of the loss counts them; 1 where it does not."""
     tracker = getattr(model, "_loss_tracker", None)
     seen = float(keras.ops.convert_to_numpy(tracker.count.value)) if tracker is not None else 0.0

@@ -16,7 +16,7 @@ from .backends import current
 from .exchange import Exchange
 from .start import default_world
 
-__all__ = ["STATE", "Averaging", "DistributedOptimizer", "checked", "install", "is_distributed", "take_over_loss_scaling"]
+__all__ = ["STATE", "Averaging", "DistributedOptimizer", "checked", "distributed", "install", "is_distributed", "take_over_loss_scaling"]
 
 #: Under this name an optimizer carries its `Averaging`.
 STATE = "_hpcdl_averaging"
@@ -78,6 +78,12 @@ def is_distributed(optimizer: Any) -> bool:
     return STATE in getattr(optimizer, "__dict__", ())
 
 
+def distributed(model: Any) -> list[Any]:
+    """The model's optimizers whose gradients are averaged: its own, and others that are attributes of it; by the attributes' names."""
+    found = {id(value): value for _, value in sorted(vars(model).items()) if is_distributed(value)}
+    return list(found.values())
+
+
 def take_over_loss_scaling(optimizer: Any) -> None:
     """Where `optimizer` is a LossScaleOptimizer around a distributed one: average before its finite check, not within.
 
@@ -96,6 +102,7 @@ class Averaging:
 
     def __init__(self, world: World, options: dict[str, Any]) -> None:
         self.world, self.options = world, options
+        self._averaged = current().at_run_time(self._means)
         self._exchanges: dict[Any, Exchange] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Averaging:
@@ -106,10 +113,19 @@ class Averaging:
         return batch.samples()
 
     def mean(self, gradients: Any, variables: Any) -> list[Any]:
-        """The means over all ranks; None stays None."""
+        """The means over all ranks, in which a None counts as zeros; None where it is None on all of them."""
+        means: list[Any] = self._averaged(gradients, variables)
+        return means
+
+    def _means(self, gradients: Any, variables: Any) -> list[Any]:
         found: list[Any] = list(gradients)
-        present = [i for i, gradient in enumerate(found) if gradient is not None]
-        if self.world.size == 1 or not present:
+        if self.world.size == 1:
+            return found
+        present = self._present(found)
+        for i in present:
+            if found[i] is None:
+                found[i] = keras.ops.zeros(variables[i].shape, variables[i].dtype)
+        if not present:
             return found
         named = [f"{i} {variables[i].name}" if i < len(variables) else f"{i}" for i in present]
         shapes = [tuple(found[i].shape) for i in present]
@@ -126,6 +142,12 @@ class Averaging:
     def forget(self) -> None:
         """What is compiled from now on gets new reductions. Called by all ranks."""
         self._exchanges.clear()
+
+    def _present(self, gradients: list[Any]) -> list[int]:
+        """The numbers of the gradients that any rank has; in a graph, where that is the same in every step, those that this rank has."""
+        mine = np.array([[gradient is not None for gradient in gradients]], np.uint8)
+        everyone = self.world.allgather(mine) if current().eager() else mine
+        return [i for i, having in enumerate(everyone.T) if having.any()]
 
 
 def install(optimizer: Any, state: Averaging) -> None:

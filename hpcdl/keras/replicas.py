@@ -1,26 +1,34 @@
-"""Models that begin alike: compared by what they are made of, then given rank 0's values."""
+"""Models that are alike: compared by what they are made of, given rank 0's values, and, of what each rank has seen, the means."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import numpy as np
 
 from ..agree import compare
 from ..world import World
+from .metrics import samples
+from .optimizer import distributed
 
-__all__ = ["broadcast", "broadcast_variables"]
+__all__ = ["broadcast", "broadcast_variables", "mean_statistics"]
 
 
 def broadcast(world: World, model: Any, root: int = 0, own: Sequence[Any] = ()) -> None:
-    """Overwrite the weights and the optimizer's variables with rank `root`'s, but for those in `own`. Collective.
+    """Overwrite the weights and the variables of the model's optimizers with rank `root`'s, but for those in `own`. Collective.
+
+    Its optimizers: that of `compile`, and distributed ones that are attributes of it.
 
     Not the states of random generators, so that dropout differs between ranks wherever their seeds do. Raises Mismatch, the same on every
     rank, where the ranks' models differ in number, shape or dtype of their variables.
     """
-    optimizer = getattr(model, "optimizer", None)
-    variables = [*model.weights, *(() if optimizer is None else optimizer.variables)]
+    optimizers = {
+        id(optimizer): optimizer for optimizer in (getattr(model, "optimizer", None), *distributed(model)) if optimizer is not None
+    }
+    variables = [*model.weights, *(v for optimizer in optimizers.values() for v in optimizer.variables)]
     broadcast_variables(world, [v for v in variables if all(v is not mine for mine in own)], root)
 
 
@@ -28,7 +36,7 @@ def broadcast_variables(world: World, variables: Sequence[Any], root: int = 0) -
     """Overwrite `variables` with rank `root`'s. Collective. Raises Mismatch, as above."""
     if world.size == 1:
         return
-    lines = [f"{i} {v.name}: {v.dtype}{list(v.shape)}" for i, v in enumerate(variables)]
+    lines = [f"{i} {_unnumbered(v.name)}: {v.dtype}{list(v.shape)}" for i, v in enumerate(variables)]
     compare(world, lines, "the models' variables")
     values = [np.array(_numpy(v)) for v in variables]
     started = [world.broadcast_async(value.reshape(-1).view(np.uint8), root) for value in values if value.size]
@@ -39,7 +47,32 @@ def broadcast_variables(world: World, variables: Sequence[Any], root: int = 0) -
             v.assign(value)
 
 
-def _numpy(v: Any) -> Any:
-    from keras import ops
+def mean_statistics(world: World, model: Any) -> None:
+    """Make what layers keep of the data that they saw (the moving averages of BatchNormalization) the mean over all ranks. Collective.
 
-    return ops.convert_to_numpy(v.value)
+    Weighted by the samples that each rank's metrics have seen, so that a rank that had stand-ins only counts for nothing; where nobody's
+    have seen any, all count alike. Floating-point variables that no gradient changes; not weights that are frozen just now.
+    """
+    if world.size == 1:
+        return
+    layers = model._flatten_layers()
+    kept = {id(v): v for layer in layers for v in layer._non_trainable_variables if keras.backend.is_float_dtype(v.dtype)}
+    values = [np.array(_numpy(v)) for v in kept.values()]
+    if not values:
+        return
+    seen = samples(model)
+    total = world.allreduce(np.array([seen]), name="samples")[0]
+    share = seen / total if total else 1 / world.size
+    sums = world.allreduce(np.concatenate([share * x.reshape(-1).astype(np.float64) for x in values]), name="statistics")
+    parts = np.split(sums, np.cumsum([x.size for x in values])[:-1])
+    for v, x, mean in zip(kept.values(), values, parts, strict=True):
+        v.assign(mean.reshape(x.shape).astype(x.dtype))
+
+
+def _unnumbered(name: str) -> str:
+    """Without the numbers that Keras gives to layers, which differ where a rank has made other models before."""
+    return re.sub(r"_\d+(?=_|$)", "", name)
+
+
+def _numpy(v: Any) -> Any:
+    return keras.ops.convert_to_numpy(v.value)

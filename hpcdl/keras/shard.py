@@ -49,12 +49,12 @@ def shard(
     batches have a sample_weight. Batches that don't know their number are read through once, to count them.
 
     Raises InvalidArgument, on every rank alike, where the ranks disagree on the data's length or a setting or read different batches,
-    for an empty data set, and for a generator, which can be read only once.
+    for an empty data set or one without end, and for a generator, which can be read only once.
     """
     world = default_world() if world is None else world
     parts = (x,) if y is None else (x, y) if sample_weight is None else (x, y, sample_weight)
     loader = type(x).__name__ == "DataLoader" and hasattr(x, "batch_sampler")
-    batches = loader or own or isinstance(x, keras.utils.PyDataset) or hasattr(x, "element_spec") or _list_of_batches(x)
+    batches = loader or own or isinstance(x, keras.utils.PyDataset | Iterator) or hasattr(x, "element_spec") or _list_of_batches(x)
     settings = {"seed": count("seed", seed), "shuffle": shuffle, "drop_last": drop_last, "own": own, "kind": batches}
     source: Source
     if not batches:
@@ -67,7 +67,7 @@ def shard(
             raise InvalidArgument("y, batch_size and drop_last are for arrays; batches are made already")
         agree(world, settings)
         source = Own(world, x) if own else _loaded(world, x, seed) if loader else Common(world, x, seed)
-    return Sharded(source, world, shuffle)
+    return Sharded(source, world, shuffle, x if isinstance(x, keras.utils.PyDataset) else None)
 
 
 class Sharded(DataAdapter):
@@ -76,19 +76,21 @@ class Sharded(DataAdapter):
     Why a data adapter: Keras shuffles the order of a PyDataset's batches by itself, differently on each rank.
     """
 
-    def __init__(self, source: Source, world: World, shuffle: bool) -> None:
+    def __init__(self, source: Source, world: World, shuffle: bool, told: keras.utils.PyDataset | None = None) -> None:
         self.world, self.epoch = world, -1
         self.counts: dict[int, tuple[int, int]] = {}  # by step of the latest epoch: this rank's rows, and how many of them count
-        self._source, self._shuffle, self._handed = source, shuffle, 0
+        self._told = told  # when an epoch begins and ends
+        self._source, self._shuffle, self._handed, self._measured = source, shuffle, 0, False
 
     @contextmanager
     def in_order(self) -> Iterator[None]:
         """Within: without shuffling, and without an epoch of training going by."""
         before, self._shuffle, epoch = self._shuffle, False, self.epoch
+        self._measured = True
         try:
             yield
         finally:
-            self._shuffle, self.epoch = before, epoch
+            self._shuffle, self.epoch, self._measured = before, epoch, False
 
     @property
     def num_batches(self) -> int:
@@ -111,13 +113,17 @@ class Sharded(DataAdapter):
         return None
 
     def on_epoch_begin(self) -> None:
-        """Called by Keras. A look at the first batch, for its shapes, is no epoch."""
+        """Called by Keras. A look at the first batch, for its shapes, is no epoch; but a PyDataset is told, as it is by Keras."""
+        if self._told is not None:
+            self._told.on_epoch_begin()
         if self.epoch < 0 or self._handed != 1 or self._source.steps == 1:
             self.epoch += 1
         self._handed = 0
 
     def on_epoch_end(self) -> None:
         """Called by Keras, also where no epoch was."""
+        if self._told is not None:
+            self._told.on_epoch_end()
 
     def get_numpy_iterator(self) -> Any:
         """This rank's batches of the epoch, as NumPy arrays."""
@@ -146,12 +152,20 @@ class Sharded(DataAdapter):
 
     def _batches(self) -> Iterator[tuple[Any, ...]]:
         for step, (batch, mine) in enumerate(self._source.rounds(max(self.epoch, 0), self._shuffle)):
+            if not mine and len(batch) == 1 and not self._measured:
+                raise InvalidArgument(
+                    f"rank {self.world.rank} of {self.world.size} has no sample in batch {step}, and without labels a stand-in cannot be "
+                    "marked; give shard() y (zeros will do), larger batches, or drop_last=True"
+                )
             self.counts[step] = len(keras.tree.flatten(batch)[0]), mine
             yield self._marked(batch, mine)
 
     def _marked(self, batch: tuple[Any, ...], mine: int) -> tuple[Any, ...]:
         """With a sample_weight, where stand-ins may come, which shows whether it is one."""
-        if not self._source.lends or len(batch) == 1:
+        if len(batch) == 1:
+            alone: tuple[Any, ...] = keras.utils.pack_x_y_sample_weight(*batch)  # as steps of one's own expect it
+            return alone
+        if not self._source.lends:
             return batch
         rows = len(keras.tree.flatten(batch)[0])
         if not mine:

@@ -38,6 +38,8 @@ def structure(batch: Any) -> tuple[Any, ...]:
     if not 1 <= len(parts) <= 3:
         raise InvalidArgument(f"a batch is x, (x, y) or (x, y, sample_weight), got {len(parts)} parts")
     arrays: tuple[Any, ...] = keras.tree.map_structure(_numpy, parts)
+    if any(leaf.ndim == 0 for leaf in keras.tree.flatten(arrays)):
+        raise InvalidArgument("a single number where a batch should be; make batches first: dataset.batch(n)")
     sizes = {len(leaf) for leaf in keras.tree.flatten(arrays)}
     if len(sizes) != 1:
         raise InvalidArgument(f"the arrays must have the same number of samples, got {sorted(sizes)}")
@@ -123,6 +125,9 @@ class Own:
             yield last, 0 if batch is None else _samples(last)
 
 
+_NO_END = -1  # tf.data.INFINITE_CARDINALITY
+
+
 def _indexed(batches: Any) -> bool:
     return isinstance(batches, keras.utils.PyDataset)
 
@@ -143,4 +148,8 @@ def length(batches: Any) -> int:
     try:
         return len(batches)
     except TypeError:
+        if hasattr(batches, "cardinality") and int(batches.cardinality()) == _NO_END:
+            raise InvalidArgument(
+                "the data set has no end; leave repeat() out, since fit() begins it anew in each epoch, or take(n)"
+            ) from None
         return sum(1 for _ in batches)

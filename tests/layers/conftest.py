@@ -1,4 +1,4 @@
-"""Starts each program once per backend of Keras, on three ranks; its cases are the tests."""
+"""Starts the programs once per backend of Keras, on three ranks; their cases are the tests."""
 
 from __future__ import annotations
 

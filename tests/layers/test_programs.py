@@ -8,19 +8,18 @@ from .conftest import BACKENDS, cases, ended, there
 
 pytestmark = [pytest.mark.outer]
 
-PROGRAMS = ("training", "ways", "sharing", "telling")
+PROGRAMS = ("training", "ways", "own", "sharing", "telling")
 
 
 @pytest.mark.parametrize(("name", "case"), [(name, case) for name in PROGRAMS for case in cases(name)])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_case(passed, backend, name, case) -> None:
-    passed(name, backend, case)
+    passed("every", backend, case)
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_end(require, backend, name) -> None:
-    """The program ended well, on all ranks."""
+def test_end(require, backend) -> None:
+    """The programs ended well, on all ranks."""
     there(backend, require)
-    found = ended(name, backend)
+    found = ended("every", backend)
     assert found.code == 0, found.output[-4000:]

@@ -2,8 +2,10 @@
 
 settle(world, threads): this process takes its device and its threads. average(exchange, gradients, weight): the mean over all ranks, where
 the train step is compiled too. counted(model, step, arguments, counts): one step, of which nothing but the trained variables remains where
-`counts` is false. compiled(model): a function that makes of the model's step one that is compiled as the model's settings say. rows(x): the
-samples of a batch. sync(model): from now on variables hold their present values. at_once(): a context in which nothing is compiled.
+`counts` is false. compiled(model, step): the model's train step, compiled as the model's settings say. rows(x): the samples of a batch.
+sync(model): from now on variables hold their present values. at_once(): a context in which nothing is compiled. at_run_time(function): the
+same function, called as it is when the step runs, where the backend can compile around it. eager(): whether gradients are values by now, so
+that which of them are None may be another set in each step, and on each rank.
 """
 
 from __future__ import annotations

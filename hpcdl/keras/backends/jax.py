@@ -12,7 +12,7 @@ from jax.experimental import io_callback
 from ...world import World
 from ..exchange import Exchange
 
-__all__ = ["at_once", "average", "compiled", "counted", "rows", "settle", "sync"]
+__all__ = ["at_once", "at_run_time", "average", "compiled", "counted", "eager", "rows", "settle", "sync"]
 
 
 def settle(world: World, threads: int) -> None:
@@ -27,6 +27,11 @@ def settle(world: World, threads: int) -> None:
         world.device = f"cuda:{number}"
     else:
         jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+def eager() -> bool:
+    """No: JAX's gradients are never None."""
+    return False
 
 
 def average(exchange: Exchange, gradients: Sequence[Any], weight: Any) -> list[Any]:
@@ -51,6 +56,11 @@ def at_once() -> Any:
     return jax.ensure_compile_time_eval()
 
 
+def at_run_time(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As it is: it is part of what is compiled."""
+    return function
+
+
 def sync(model: Any) -> None:
     """Within `fit`, variables hold old values until this is called; new ones that they are then given are seen by the next step."""
     model.jax_state_sync()
@@ -72,6 +82,6 @@ def _trained(parts: int) -> tuple[int, ...]:
     return (0, 2) if parts == 4 else (0,)
 
 
-def compiled(model: Any) -> Callable[..., Any]:
+def compiled(model: Any, step: Callable[..., Any]) -> Callable[..., Any]:
     """As it is: XLA makes the callback itself."""
-    return lambda step: step
+    return step

@@ -14,7 +14,7 @@ import tensorflow as tf
 from ...world import World
 from ..exchange import Exchange
 
-__all__ = ["at_once", "average", "compiled", "counted", "rows", "settle", "sync"]
+__all__ = ["at_once", "at_run_time", "average", "compiled", "counted", "eager", "rows", "settle", "sync"]
 
 _LABEL = "mean_over_ranks__call_hk_attach_where_XLA_refuses_this"  # what XLA's error shows
 _latest: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # by graph: the latest of our operations in it
@@ -34,6 +34,11 @@ def settle(world: World, threads: int) -> None:
         warnings.warn(
             f"call hpcdl.keras.init() before TensorFlow's first operation: this rank could not take its device ({error})", stacklevel=3
         )
+
+
+def eager() -> bool:
+    """Whether no graph is being made."""
+    return bool(tf.executing_eagerly())
 
 
 def average(exchange: Exchange, gradients: Sequence[Any], weight: Any) -> list[Any]:
@@ -75,6 +80,11 @@ def at_once() -> Any:
     return tf.init_scope()
 
 
+def at_run_time(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As it is: it makes the part of the graph that calls Python."""
+    return function
+
+
 def sync(model: Any) -> None:
     """Nothing here: variables always hold their values."""
 
@@ -89,15 +99,15 @@ def counted(model: Any, step: Callable[..., Any], arguments: Sequence[Any], coun
     return result
 
 
-def compiled(model: Any) -> Callable[..., Any]:
-    """What makes of the model's step one that is compiled as the model wants it; before Keras makes its train function.
+def compiled(model: Any, step: Callable[..., Any]) -> Callable[..., Any]:
+    """The model's step, compiled as the model wants it; before Keras makes its train function.
 
     XLA cannot call Python, so where it is to compile the model, it gets forward and backward, and the reduction runs around them. Keras's
     own train step ends with the update, so its gradients can be taken out of the compiled part and applied behind it. Of a train
     step of somebody's own that is not known: it runs as a plain graph, with a warning.
     """
     if model.run_eagerly or not model.jit_compile:
-        return lambda step: step
+        return step
     model.jit_compile = False  # of the graph around it
     if type(model).train_step is not keras.Model.train_step:
         warnings.warn(
@@ -105,8 +115,8 @@ def compiled(model: Any) -> Callable[..., Any]:
             "cannot call Python; cure: none needed, or tf.function(jit_compile=True) around the part of it that shall be compiled",
             stacklevel=2,
         )
-        return lambda step: step
-    return lambda step: _Split(model, step)
+        return step
+    return _Split(model, step)
 
 
 class _Split:

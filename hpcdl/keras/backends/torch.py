@@ -12,7 +12,7 @@ from ...torch.tensors import as_array, as_tensor
 from ...world import World
 from ..exchange import Exchange
 
-__all__ = ["at_once", "average", "compiled", "counted", "rows", "settle", "sync"]
+__all__ = ["at_once", "at_run_time", "average", "compiled", "counted", "eager", "rows", "settle", "sync"]
 
 
 def settle(world: World, threads: int) -> None:
@@ -23,10 +23,14 @@ def settle(world: World, threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-@torch.compiler.disable
+def eager() -> bool:
+    """Yes: also where torch compiles the step, it does so around the averaging."""
+    return True
+
+
 @torch.no_grad()
 def average(exchange: Exchange, gradients: Sequence[Any], weight: Any) -> list[Any]:
-    """The means over all ranks. A step that torch compiles is compiled before and after it."""
+    """The means over all ranks."""
     dense = [(g.to_dense() if g.is_sparse else g).detach().cpu().contiguous() for g in gradients]
     for number, members in enumerate(exchange.buckets):
         exchange.put(number, None if weight is None else float(weight), [as_array(dense[i]) for i in members])
@@ -41,6 +45,12 @@ def rows(x: Any) -> Any:
 def at_once() -> Any:
     """Nothing here: all is computed at once."""
     return nullcontext()
+
+
+def at_run_time(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that torch.compile leaves as it is; it compiles what is before and after it."""
+    plain: Callable[..., Any] = torch.compiler.disable(function)
+    return plain
 
 
 def sync(model: Any) -> None:
@@ -58,6 +68,6 @@ def counted(model: Any, step: Callable[..., Any], arguments: Sequence[Any], coun
     return result
 
 
-def compiled(model: Any) -> Callable[..., Any]:
-    """As it is: torch.compile leaves out what it cannot compile."""
-    return lambda step: step
+def compiled(model: Any, step: Callable[..., Any]) -> Callable[..., Any]:
+    """The model's step, compiled as the model wants it: Keras compiles what is around it, which is nothing then."""
+    return torch.compile(step) if model.jit_compile and not model.run_eagerly else step

@@ -53,7 +53,13 @@ def case_sample_weights(s):
 class Batches(keras.utils.PyDataset):
     def __init__(self, x, y, size):
         super().__init__()
-        self.x, self.y, self.size = x, y, size
+        self.x, self.y, self.size, self.told = x, y, size, []
+
+    def on_epoch_begin(self):
+        self.told.append("begin")
+
+    def on_epoch_end(self):
+        self.told.append("end")
 
     def __len__(self):
         return math.ceil(len(self.x) / self.size)
@@ -68,6 +74,7 @@ def case_py_dataset(s):
         batches = Batches(x, y, size)
         order = [i for epoch in range(epochs) for i in np.random.default_rng((0, epoch)).permutation(len(batches))]
         s.same(fitted(s, hk.shard(batches), epochs), alone(batches[i] for i in order))
+        assert batches.told[-2:] == ["begin", "end"] and batches.told.count("begin") >= epochs, batches.told
 
 
 def case_tf_data(s):
@@ -87,6 +94,58 @@ def case_tf_data(s):
         raise AssertionError("no error")
     ordered = tf.data.Dataset.from_tensor_slices((x, y)).batch(29)
     s.same(fitted(s, hk.shard(ordered), 2), alone((x[i : i + 29], y[i : i + 29]) for _ in range(2) for i in (0, 29, 58, 87)))
+
+
+def case_data_without_batches_or_end(s):
+    import tensorflow as tf
+
+    samples = tf.data.Dataset.from_tensor_slices(data(89))
+    cures = [(samples, "dataset.batch(n)"), (samples.batch(30).repeat(), "leave repeat() out"), (iter([data(2)]), "once per epoch")]
+    for bad, cure in cures:
+        try:
+            hk.shard(bad)
+        except InvalidArgument as error:
+            assert cure in str(error), error
+        else:
+            raise AssertionError(f"no error: {cure}")
+
+
+class Squares(keras.layers.Layer):
+    def call(self, x):
+        self.add_loss(keras.ops.mean(keras.ops.square(x)))
+        return x
+
+
+class Seen(keras.Model):
+    def train_step(self, *arguments):
+        assert not isinstance(arguments[-1], tuple), "inputs alone come as they are, as from Keras's own data"
+        return super().train_step(*arguments)
+
+
+def case_inputs_alone(s):
+    """Without labels there is no sample_weight, so a stand-in cannot be told from data."""
+    x, _ = data(89)
+
+    def model(seed):
+        keras.utils.set_random_seed(seed)
+        inputs = keras.Input((side.FEATURES,))
+        return Seen(inputs, Squares()(keras.layers.Dense(4)(inputs)))
+
+    alone, ours = model(1), model(1 + s.rank)
+    alone.compile(keras.optimizers.SGD(0.1))
+    alone.fit(x, batch_size=30, epochs=2, shuffle=False, verbose=0)
+    ours.compile(hk.DistributedOptimizer(keras.optimizers.SGD(0.1)))
+    ours.fit(hk.shard(x, batch_size=30, shuffle=False), epochs=2, verbose=0, callbacks=[hk.BroadcastVariables()])
+    s.same(ours, alone)
+    assert ours.predict(hk.shard(x, batch_size=2), verbose=0).shape == (89, 4)
+    few = hk.shard(x[:2])
+    if s.rank == 2:
+        try:
+            list(few.get_numpy_iterator())
+        except InvalidArgument as error:
+            assert "rank 2 of 3 has no sample in batch 0" in str(error), error
+        else:
+            raise AssertionError("no error")
 
 
 def case_torch_loader(s):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import keras
 import side
 from side import BACKEND, both, network
@@ -22,6 +24,19 @@ def case_eager(s):
 def case_compiled_by_xla(s):
     if BACKEND != "torch":
         both(s, jit_compile=True)
+
+
+def case_compiled_by_torch(s):
+    """What torch.compile traces and cuts is tried; that it makes C++ of it is left out, since that takes a minute."""
+    if BACKEND == "torch":
+        import torch
+
+        was = torch.compile
+        torch.compile = partial(was, backend="eager")
+        try:
+            both(s, jit_compile=True)
+        finally:
+            torch.compile = was
 
 
 def case_several_steps_at_once(s):

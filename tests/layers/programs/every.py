@@ -1,0 +1,13 @@
+"""All cases in one process, since importing a backend takes longer than most of them."""
+
+from __future__ import annotations
+
+import own
+import sharing
+import side
+import telling
+import training
+import ways
+
+if __name__ == "__main__":
+    side.run({**vars(training), **vars(ways), **vars(own), **vars(sharing), **vars(telling)})
