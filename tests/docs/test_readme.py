@@ -81,6 +81,13 @@ def test_ten_lines():
     assert sum(bool(re.search("hpcdl|world|reducer", line)) for line in loop.splitlines()) <= 10
 
 
+def test_keras_lines_are_the_job():
+    section = README.split("## Keras")[1].split("## ")[0]
+    [lines] = re.findall("```python\n(.*?)```", section, re.DOTALL)
+    job = (ROOT / "jobs/digits_keras.py").read_text(encoding="utf-8").splitlines()
+    assert {line.split("  #")[0] for line in lines.splitlines()} <= {line.split("  #")[0] for line in job}
+
+
 def test_commands():
     """Each command runs here or, word by word, in .ci/run."""
     script = (ROOT / ".ci/run").read_text(encoding="utf-8")
