@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import ops_tables
 import targets
 import train_tables
 from bench import size_name
@@ -155,12 +156,20 @@ def all_targets(results: Path) -> str:
     return "\n\n".join([table, " ".join([text, *origins])])
 
 
+def horovod_ops(record: Record) -> str:
+    """All-reduces by name and training steps beside Horovod's."""
+    head, rows = ops_tables.cells(record)
+    text = f"{record['ranks']} ranks, ms (slowest rank, median), and ratios of the same round, median (quartiles); below 1 hpcdl is faster."
+    return f"{_caption(record, text)}\n\n{_markdown(head, rows)}"
+
+
 TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
     "codecs": ("codecs", codecs),
     "allreduce": ("allreduce", allreduce_short),
     "allreduce-all": ("allreduce", allreduce),
     "demo": ("demo", demo),
     "convergence": ("convergence", convergence),
+    "horovod-ops": ("horovod_ops", horovod_ops),
 }
 
 WHOLE: dict[str, Callable[[Path], str]] = {"train-torch": train_torch, "targets": all_targets}  # made from several lines, or files

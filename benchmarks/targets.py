@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import ops_tables
 import train_tables
 
 __all__ = ["FILES", "ROWS", "Found", "Row", "rows"]
 
 Record = dict[str, Any]
 Lines = Mapping[str, Sequence[Record]]  # benchmark -> the newest line of each configuration
-FILES = ("versus", "hosts", "overlap", "train_torch")
+FILES = ("versus", "hosts", "overlap", "train_torch", "horovod_ops")
 _MIB = 1 << 20
 _RATE = 200e6 / 8  # bytes per second
 
@@ -132,7 +133,7 @@ def _memory(record: Record) -> Iterator[Found]:
 
 
 def _steps(read: Callable[[Record], train_tables.Told]) -> Callable[[Record], Iterator[Found]]:
-    """A reader of PyTorch training steps."""
+    """A reader of results that tell more than one thing."""
     return lambda record: (Found(text, met) for text, met in read(record))
 
 
@@ -200,6 +201,24 @@ ROWS = (
         "reported",
         "train_torch",
         _steps(train_tables.memory),
+    ),
+    Row(
+        "all-reduce by name, `hpcdl.horovod.torch` beside Horovod, 1 KiB to 64 MiB",
+        "no slower at any size",
+        "horovod_ops",
+        _steps(ops_tables.beside(lambda found: "bytes" in found, lambda ranks: 1.0)),
+    ),
+    Row(
+        "the same, 1 KiB, beside Horovod's default",
+        "5 times faster at 2 ranks, faster at 4",
+        "horovod_ops",
+        _steps(ops_tables.beside(lambda found: found.get("bytes") == 1 << 10, lambda ranks: 5.0 if ranks == 2 else 1.0, default_only=True)),
+    ),
+    Row(
+        "a training step of `DistributedOptimizer`, the same two",
+        "reported",
+        "horovod_ops",
+        _steps(ops_tables.beside(lambda found: "network" in found, lambda ranks: None)),
     ),
 )
 

@@ -124,6 +124,6 @@ def test_links():
 
 def test_places_for_results():
     benchmarks = (ROOT / "benchmarks/README.md").read_text(encoding="utf-8")
-    for table in ("targets", "codecs", "allreduce-all", "demo", "convergence", "train-torch"):
+    for table in ("targets", "codecs", "allreduce-all", "demo", "convergence", "horovod-ops", "train-torch"):
         text = README if table == "targets" else benchmarks
         assert len(re.findall(rf"<!-- results:{table} -->\n.*?<!-- end -->", text, re.DOTALL)) == 1
