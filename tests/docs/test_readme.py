@@ -49,7 +49,7 @@ def run(argv, folder):
 @pytest.fixture
 def folder(tmp_path, require):
     require("mpi")
-    assert write_files("README.md", tmp_path) == ["digits_torch.py", "distributed.py", "train.py", "tour.py"]
+    assert write_files("README.md", tmp_path) == ["digits_torch.py", "distributed.py", "digits_keras.py", "train.py", "tour.py"]
     return tmp_path
 
 
@@ -81,11 +81,9 @@ def test_ten_lines():
     assert sum(bool(re.search("hpcdl|world|reducer", line)) for line in loop.splitlines()) <= 10
 
 
-def test_keras_lines_are_the_job():
-    section = README.split("## Keras")[1].split("## ")[0]
-    [lines] = re.findall("```python\n(.*?)```", section, re.DOTALL)
-    job = (ROOT / "jobs/digits_keras.py").read_text(encoding="utf-8").splitlines()
-    assert {line.split("  #")[0] for line in lines.splitlines()} <= {line.split("  #")[0] for line in job}
+def test_keras_is_the_job():
+    block = next(block.text for block in blocks("README.md") if block.name == "digits_keras.py")
+    assert block == (ROOT / "jobs/digits_keras.py").read_text(encoding="utf-8")
 
 
 def test_commands():
