@@ -203,7 +203,7 @@ ROWS = (
         _steps(train_tables.memory),
     ),
     Row(
-        "all-reduce by name, `hpcdl.horovod.torch` beside Horovod, 1 KiB to 64 MiB",
+        "all-reduce by name, through Horovod's interface, beside Horovod, 1 KiB to 64 MiB",
         "no slower at any size",
         "horovod_ops",
         _steps(ops_tables.beside(lambda found: "bytes" in found, lambda ranks: 1.0)),
@@ -215,7 +215,7 @@ ROWS = (
         _steps(ops_tables.beside(lambda found: found.get("bytes") == 1 << 10, lambda ranks: 5.0 if ranks == 2 else 1.0, default_only=True)),
     ),
     Row(
-        "a training step of `DistributedOptimizer`, the same two",
+        "`DistributedOptimizer` of the same two, one step",
         "reported",
         "horovod_ops",
         _steps(ops_tables.beside(lambda found: "network" in found, lambda ranks: None)),
