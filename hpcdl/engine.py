@@ -13,7 +13,7 @@ from .errors import LaunchError, Mismatch, UnknownName, ranks_text
 from .transport import horovod
 from .world import World
 
-__all__ = ["ENGINES", "finish", "part", "start", "words"]
+__all__ = ["ENGINES", "finish", "gather", "part", "start", "words"]
 
 ENGINES = ("hpcdl", "horovod")
 
@@ -70,13 +70,13 @@ def part(world: World) -> None:
 
 def _agree(world: World, trouble: str) -> None:
     """Raise the same LaunchError on every rank where any is in trouble."""
-    told = _gather(world, trouble)
+    told = gather(world, trouble)
     bad = {text: [rank for rank, other in enumerate(told) if other == text] for text in told if text}
     if bad:
         raise LaunchError("engine='horovod': " + "; ".join(f"{ranks_text(ranks)} of {world.size}: {text}" for text, ranks in bad.items()))
 
 
-def _gather(world: World, text: str) -> list[str]:
-    """Every rank's text, in rank order."""
+def gather(world: World, text: str) -> list[str]:
+    """Every rank's `text`, in rank order. Collective."""
     data = world.allgather(np.frombuffer(text.encode() + b"\0", np.uint8).copy())
     return bytes(data).decode().split("\0")[:-1]
