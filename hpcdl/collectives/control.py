@@ -66,6 +66,7 @@ class State:
     history: int = 0  # and the fingerprint of all of them
     left: str = ""  # "" while it runs; else "ended" or "raised …"
     awaited: Awaited | None = None
+    made: list[int] = field(default_factory=list)  # operations below 0 that made groups, which it has finished
 
     def fails(self, number: int, members: frozenset[int] | None) -> bool:
         """Whether this rank, which has left, will be missed in operation `number`. Below 0, `members` are those that it needs.
@@ -74,7 +75,7 @@ class State:
         """
         if number >= 0:
             return number >= self.started
-        return self.left.startswith("raised") if members is None else self.rank in members
+        return self.left.startswith("raised") if members is None else self.rank in members and number not in self.made
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""

@@ -61,11 +61,11 @@ class Group:
         self._recent: deque[tuple[int, Signature]] = deque(maxlen=_REMEMBER)
         self.departed: dict[int, State] = {}  # ranks that start nothing more
         self._states: dict[int, State] = {}  # of this episode of trouble
-        self._deadline = self._probe_at = 0.0
-        self._asked_at = 0.0  # when the ranks that have not left were last asked whether they are alive
-        self._alive: set[int] = set()  # those that have answered
+        self._deadline = self._probe_at = self._asked_at = 0.0
+        self._alive: set[int] = set()  # ranks that have answered since, at _asked_at, those that have not left were asked
         self.made: Counter[tuple[int, ...]] = Counter()
         self.members: dict[int, frozenset[int]] = {}  # of groups being made, whose operations have negative numbers
+        self._made: deque[int] = deque(maxlen=16 * _REMEMBER)  # such operations that have finished here
         engine.add_group(self)
 
     def carrier(self, library: Arrays) -> Transport:
@@ -108,7 +108,8 @@ class Group:
     def forget(self, operation: Operation) -> None:
         """Called by an operation that has finished."""
         self._active.pop(operation.number, None)
-        self.members.pop(operation.number, None)
+        if self.members.pop(operation.number, None) and operation.error is None:
+            self._made.append(operation.number)
         self.remember(operation.number, operation.signature)
 
     def remember(self, number: int, signature: Signature) -> None:
@@ -241,7 +242,7 @@ class Group:
         waiting = [Entry.of(number, operation.signature) for number, operation in islice(self._active.items(), _REMEMBER)]
         recent = [Entry.of(number, signature) for number, signature in self._recent]
         where = whereabouts(self.engine.owner), self.started, self._history, self.left, awaited(self.engine)
-        return State(self.transport.rank, cause, detail, waiting, recent, *where)
+        return State(self.transport.rank, cause, detail, waiting, recent, *where, list(self._made))
 
     def _fail(self, error: CommunicationError) -> None:
         self.broken = error

@@ -11,6 +11,7 @@ import pytest
 
 import hpcdl
 from hpcdl.collectives.control import Entry, State
+from hpcdl.collectives.operation import Operation
 from hpcdl.collectives.verdict import judge
 from hpcdl.errors import CommunicationError, InvalidArgument, Mismatch, PeerLost, Stalled
 
@@ -206,6 +207,22 @@ def test_a_rank_that_ended_is_noticed_where_groups_are_made(ranks) -> None:
             hpcdl.Reducer(world, [(4,)])
 
     ranks(3, body)
+
+
+@pytest.mark.ways("threads")
+def test_a_rank_that_ended_after_it_made_a_group_is_not_missed_there(ranks, monkeypatch) -> None:
+    advance = Operation.advance
+
+    def late(operation: Operation) -> bool:
+        """Rank 1 hears that rank 0 has ended before it reads what rank 0 sent."""
+        group = operation.group
+        begun = operation._waits_for is not None
+        if operation.signature.kind == "group" and group.transport.rank == 1 and begun and not group.departed:
+            return False
+        return advance(operation)
+
+    monkeypatch.setattr(Operation, "advance", late)
+    ranks(2, lambda world: world.group([0, 1]).rank)
 
 
 @pytest.mark.ways("threads")
