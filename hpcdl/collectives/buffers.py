@@ -48,6 +48,14 @@ class Buffers:
         self._begins.append((_address(mine), nbytes))
         return mine
 
+    def share(self, nbytes: int) -> Window | None:
+        """A window with `nbytes` of zeros for each rank of this node; None where there is no room, or nothing is shared."""
+        window = self._window(nbytes) if self.board is not None else None
+        if window is not None:
+            self._windows.append(window)
+            self._begins.append((0, 0))  # no arrays of the user's
+        return window
+
     def find(self, x: Array) -> tuple[str, list[Array] | None]:
         """If `x` lies in a buffer: where, as all ranks say alike, and the same array of each rank of the node. Not collective.
 

@@ -1,12 +1,11 @@
 """The short way of a blocking all-reduce inside a node: no operation, no request, no second thread; some microseconds.
 
-It does what the long way would do, behind the same check of headers, as long as all ranks come within `_SPIN`; if they don't, or anything
-is wrong, it becomes an ordinary operation where it stands.
+It does what the long way would do, behind the same check of headers, as long as all ranks come within a millisecond; if they don't, or
+anything is wrong, it becomes an ordinary operation where it stands.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 from ..arrays import Array
 from ..codecs import Codec
 from ..transport.base import Pending
-from .backoff import give_way
+from .backoff import comes
 from .board import Board, Sides
 from .calls import Constant, task_for
 from .execute import Body
@@ -27,8 +26,6 @@ from .shared_memory import read, reduce_all, write
 
 __all__ = ["allreduce"]
 
-_SPIN = 1e-3  # seconds of looking for the others, giving the core away in between, before the progress loop takes over
-_LOOKS = 40  # some microseconds
 _MOST_BYTES = 1 << 22  # beyond, the loop's microseconds do not count, and other operations must have their turn meanwhile
 
 
@@ -85,7 +82,7 @@ def _in_one_step(group: Group, board: Board, recipe: Recipe, x: Array, factor: f
     rest: Body
     try:
         posted = write(board, views, x, number, history)
-        if posted.done() or _comes(posted, board.roomy):
+        if posted.done() or comes(posted, board.roomy):
             _end(board, recipe, views, x, number, history, factor)
             group.remember(number, recipe.signature)
             return None
@@ -105,7 +102,7 @@ def _in_steps(
     rest, pending = reduce_all(task, board), None
     try:
         for pending in rest:
-            if not (pending.done() or _comes(pending, board.roomy)):
+            if not (pending.done() or comes(pending, board.roomy)):
                 break
         else:
             group.remember(number, recipe.signature)
@@ -113,19 +110,6 @@ def _in_steps(
     except BaseException as error:
         rest = _raise(error)
     return Operation(group, number, recipe.signature, _the_long_way(board, pending, rest, x))
-
-
-def _comes(pending: Pending, roomy: bool) -> bool:
-    """Whether it is done within some microseconds. Where there are cores for all ranks, this one is not given away at once."""
-    for _ in range(_LOOKS if roomy else 0):
-        if pending.done():
-            return True
-    end = time.perf_counter() + _SPIN
-    while not pending.done():
-        if time.perf_counter() > end:
-            return False
-        give_way()
-    return True
 
 
 def _end(board: Board, recipe: Recipe, views: Sides, x: Array, number: int, history: int, factor: float | None) -> None:

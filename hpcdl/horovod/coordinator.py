@@ -6,9 +6,10 @@ import time
 from typing import NamedTuple
 
 from ..errors import ranks_text
+from .places import Plan
 from .wanted import Verdict, Wanted, judge
 
-__all__ = ["Coordinator", "Order"]
+__all__ = ["Coordinator", "Order", "lateness"]
 
 _MOST = 4096  # verdicts that are remembered under a number
 
@@ -32,8 +33,9 @@ class Order(NamedTuple):
 class Coordinator:
     """The table of a process set. An operation is ordered as soon as all ranks that have not joined want it; first come, first served."""
 
-    def __init__(self, names: tuple[int, ...]) -> None:
+    def __init__(self, names: tuple[int, ...], room: int = 0) -> None:
         self._names, self._size = names, len(names)
+        self._plan = Plan(self._size, room)
         self._wishes: dict[Key, dict[int, Wanted]] = {}
         self._data: dict[Key, dict[int, bytes]] = {}
         self._since: dict[Key, float] = {}
@@ -74,9 +76,8 @@ class Coordinator:
             if since < limit and key not in self._warned:
                 self._warned.add(key)
                 wishes = self._wishes[key]
-                missing = [self._names[rank] for rank in range(self._size) if rank not in wishes and rank not in self._joined]
-                ready = ranks_text(self._names[rank] for rank in wishes)
-                found.append(f"{key[0]!r} ({next(iter(wishes.values()))}): {ready} ready, waiting for {ranks_text(missing)}")
+                missing = [rank for rank in range(self._size) if rank not in wishes and rank not in self._joined]
+                found.append(lateness(next(iter(wishes.values())), list(wishes), missing, self._names))
         return found
 
     def _order(self, key: Key) -> None:
@@ -93,6 +94,14 @@ class Coordinator:
             return
         verdict = judge(wishes, absent, self._names)
         code = len(self._codes) if len(self._codes) < _MOST else -1
+        if code >= 0 and key[1] < 0 and not (absent or verdict.error):
+            verdict = verdict._replace(plot=self._plan.plot(verdict.wanted))
         if code >= 0:
             self._codes[together] = code, verdict
         self._ready.append(Order(verdict, key[1], code, True, {} if verdict.error else parts))
+
+
+def lateness(wanted: Wanted, ready: list[int], missing: list[int], names: tuple[int, ...]) -> str:
+    """That some ranks wait for others, by their `names`."""
+    who, whom = ranks_text(names[rank] for rank in ready), ranks_text(names[rank] for rank in missing)
+    return f"{wanted.name!r} ({wanted}): {who} ready, waiting for {whom}"

@@ -27,7 +27,7 @@ from .errors import Refused
 from .fuse import reduce_together
 from .reduce import check_op, part_of
 from .request import Request
-from .small import dtype_named, packed, put
+from .small import Values, dtype_named
 from .table import Table
 from .timeline import Timeline
 from .wanted import Verdict, Wanted
@@ -75,11 +75,7 @@ class Named:
             started = reduce_together(self.data, arrays, wanted, given)
             return [operation for operation, _ in started], lambda: _ended([end for _, end in started], then)
 
-        def take(data: bytes) -> Any:
-            put(arrays, data)
-            return _ended([], then)
-
-        return self.table.request(wanted, begin, packed(wanted, arrays if given is None else given, self.size), take)
+        return self.table.request(wanted, begin, Values(arrays if given is None else given, arrays, then))
 
     def allgather(
         self, arrays: Sequence[Array], name: str = "", grouped: bool = False, then: Callable[[Any], Any] | None = None

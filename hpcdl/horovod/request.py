@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
+from ..collectives.backoff import comes
 from ..collectives.operation import Operation, Signature
 from ..errors import CommunicationError
 from ..transport.base import Pending
@@ -12,26 +13,29 @@ from .errors import Disagreed, HorovodInternalError, translated
 from .wanted import Verdict, Wanted
 
 if TYPE_CHECKING:
+    from .places import Meeting
+    from .small import Values
     from .table import Table
 
-__all__ = ["Begin", "Request", "Take"]
+__all__ = ["Begin", "Request"]
 
 #: Starts what has been ordered; gives the operations under way, and what makes the result of them.
 Begin = Callable[[Verdict], tuple[list[Operation], Callable[[], Any]]]
 
-#: Makes the result of bytes that came with the order.
-Take = Callable[[bytes], Any]
-
 
 class Request(Operation):
-    """The handle of a named operation: waits for its order, then for what was ordered."""
+    """The handle of a named operation: waits for its order, then for what was ordered; or for all ranks to meet.
 
-    def __init__(self, table: Table, wanted: Wanted, number: int, begin: Begin, take: Take | None) -> None:
+    values: the arrays, where they may be small enough to need no operation of their own.
+    """
+
+    def __init__(self, table: Table, wanted: Wanted, number: int, begin: Begin, values: Values | None) -> None:
         kind, _, arrays, op, root, *_ = wanted
         dtype, shape = (arrays[0][0], tuple(arrays[0][1])) if arrays else ("", ())
         extra = f"root rank {root}" if root >= 0 else ""
         super().__init__(table, next(table.numbers), Signature(kind, op, dtype, shape, extra=extra, name=wanted.name), _until(self, table))
-        self.table, self.wanted, self.number_of_call, self.begin, self.take = table, wanted, number, begin, take
+        self.table, self.wanted, self.number_of_call, self.begin, self.values = table, wanted, number, begin, values
+        self.meeting: Meeting | None = None
         self.timeout = table.patience
         self.ordered = False
         self._open = 0
@@ -42,20 +46,21 @@ class Request(Operation):
         if verdict.error:
             self.finish(error=Disagreed(verdict.error))
             return
+        if data and self.values is not None:
+            values = self.values
+            self._end(lambda: values.put(data))
+            return
         try:
-            if data and self.take is not None:
-                self.finish(self.take(data))
-                return
             operations, result = self.begin(verdict)
         except CommunicationError as error:
             self.finish(error=translated(error))
             return
         except Exception as error:
-            self.finish(error=HorovodInternalError(f"{self.group.place}: {self.wanted.name!r}: {type(error).__name__}: {error}"))
+            self._fail(error)
             return
         self._open = len(operations)
         if not operations:
-            self.finish(result())
+            self._end(result)
         for operation in operations:
             operation.when_finished(lambda: self._one_less(operations, result))
 
@@ -67,15 +72,38 @@ class Request(Operation):
         if error is not None:
             self.finish(error=translated(error))
             return
+        self._end(result)
+
+    def meet(self, meeting: Meeting) -> None:
+        """Read what all ranks have given: they have met."""
+        self.table.timeline.ordered(self.wanted)
+        self.ordered, values = True, self.values
+        assert values is not None
+        self._end(lambda: values.read(self.wanted, meeting.sides))
+
+    def wait(self, timeout: float | None = None) -> Any:
+        """As of any operation. Those who meet look for each other a little before they drive the progress loop, which takes longer."""
+        meeting = self.meeting
+        with self.group.engine:
+            if meeting is not None:
+                comes(meeting, self.table.meetings.roomy)
+            return super().wait(timeout)
+
+    def _end(self, result: Callable[[], Any]) -> None:
         try:
             self.finish(result())
-        except Exception as failure:
-            self.finish(error=HorovodInternalError(f"{self.group.place}: {self.wanted.name!r}: {type(failure).__name__}: {failure}"))
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self.finish(error=HorovodInternalError(f"{self.group.place}: {self.wanted.name!r}: {type(error).__name__}: {error}"))
 
     def finish(self, result: Any = None, error: CommunicationError | None = None) -> None:
         """Set the outcome, once."""
         if not self.finished:
             self.table.over(self)
+            if self.meeting is not None:
+                self.table.meetings.forget(self)
             super().finish(result, None if error is None else translated(error))
             self._body.close()  # it holds this request: with the arrays that would live until a collection of garbage
             self._waits_for = None
@@ -90,8 +118,15 @@ class _Order:
     def __init__(self, request: Request, table: Table) -> None:
         self._request, self._table = request, table
 
+    @property
+    def pressing(self) -> bool:
+        """Whether others may wait for what this rank does next. Not where they meet: it has told all it has to tell."""
+        return self._request.meeting is None
+
     def done(self) -> bool:
         request, table = self._request, self._table
+        if request.meeting is not None:
+            table.meetings.look(request)
         if not request.finished and table.first() is request and not table.pump():
             table.patient()
         return request.finished

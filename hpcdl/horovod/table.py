@@ -3,7 +3,8 @@
 Messages go over a communicator of their own. Whoever waits drives them, in the progress loop: no cycle, no sleep. Rank 0 also reads its
 mail while it wants nothing itself, some twenty times a second, so that it can tell who is late.
 
-Cost of a name seen before: one message of 32 bytes from each rank, and one back; small arrays and their result travel in these.
+Cost of a name seen before: one message of 32 bytes from each rank, and one back; small arrays and their result travel in these. Where all
+ranks share a node, small arrays that have a name of their own take no message at all: see `places`.
 """
 
 from __future__ import annotations
@@ -19,17 +20,19 @@ from ..collectives.group import Group
 from ..collectives.operation import Operation
 from ..errors import CommunicationError, ranks_text
 from ..transport.base import TransportFailure
-from .coordinator import Coordinator, Order
+from .coordinator import Coordinator, Order, lateness
 from .errors import Refused, translated
+from .meetings import Meetings
 from .post import Line, Numbers, Post, pack, unpack
-from .request import Begin, Request, Take
-from .small import reduced
+from .request import Begin, Request
+from .small import Values, reduced
 from .timeline import Timeline
 from .wanted import Verdict, Wanted
 
 __all__ = ["Table"]
 
 _LATE = 60.0  # seconds after which a warning names who is missing
+_LATENESS = "One or more ranks are late by more than %g seconds: %s"
 _PATIENCE = 2.0  # seconds for an order to arrive after some rank has left
 
 _log = logging.getLogger("hpcdl.horovod")
@@ -41,7 +44,7 @@ class Table(Group):
     _coordinator: Coordinator | None = None
 
     def prepare(self, data: Group, timeline: Timeline) -> None:
-        """Begin. data: where the operations themselves take place. Called once, on all ranks."""
+        """Begin. data: where the operations themselves take place. Collective; called once."""
         self.data, self.timeline = data, timeline
         rank, size = self.transport.rank, self.transport.size
         self.numbers: Iterator[int] = (-(n * size + rank) for n in count(1))  # which no other rank's are
@@ -57,15 +60,17 @@ class Table(Group):
         self._theirs: list[dict[int, Wanted]] = [{} for _ in range(size)]
         self._left_at = 0.0
         self.zeros: Callable[[Verdict], list[Operation]] = lambda verdict: []
+        with self.engine.locked():
+            self.meetings = Meetings(data.buffers, rank, size, self._tell)
         if rank == 0:  # last: from now on the progress loop reads its mail
-            self._coordinator = Coordinator(self.transport.ranks)
+            self._coordinator = Coordinator(self.transport.ranks, self.meetings.room)
 
-    def request(self, wanted: Wanted, begin: Begin, data: bytes = b"", take: Take | None = None) -> Request:
+    def request(self, wanted: Wanted, begin: Begin, values: Values | None = None) -> Request:
         """Tell what this rank is ready for. A name "" means the next operation without a name, by kind.
 
-        `begin` is called under the lock of the progress loop once all ranks want the same, in the order that all ranks follow; or `take`
-        with the result, where all ranks gave `data`. Raises Refused for a name that is in flight, and HorovodInternalError where the
-        ranks can no longer go on together.
+        `begin` is called under the lock of the progress loop once all ranks want the same, in the order that all ranks follow; unless
+        `values` are so small that their reduction needs no operation. Raises Refused for a name that is in flight, and
+        HorovodInternalError where the ranks can no longer go on together.
         """
         with self.engine.locked():
             try:
@@ -82,11 +87,11 @@ class Table(Group):
                     f"{self.place}: {wanted.name!r} is in flight: an operation with the same name is currently being processed; "
                     "wait for it first, or use a different tensor name"
                 )
-            request = self._waiting[key] = Request(self, wanted, number, begin, take)
+            request = self._waiting[key] = Request(self, wanted, number, begin, values)
             self.joined |= wanted.kind == "join"
             self.timeline.begin(wanted)
             try:
-                self._tell(wanted, number, data)
+                self.meetings.announce(request)
             except TransportFailure as failure:
                 self.trouble(request, failure)
             if not request.finished:  # as it is where this rank is the last to come, and nothing has to be moved
@@ -104,7 +109,9 @@ class Table(Group):
         if self._coordinator is not None and self.broken is None and not self.left:
             moved |= self.pump()
             for text in self._coordinator.late(self._late):
-                _log.warning("One or more ranks are late by more than %g seconds: %s", self._late, text)
+                _log.warning(_LATENESS, self._late, text)
+            for late in self.meetings.late(self._late):
+                _log.warning(_LATENESS, self._late, lateness(*late, self.transport.ranks))
         return moved
 
     def pump(self) -> bool:
@@ -115,7 +122,8 @@ class Table(Group):
             lines, texts = unpack(data)
             if self._coordinator is None:
                 for code, values in texts:
-                    self._known[code] = Verdict.from_json(values)
+                    self._known[code] = verdict = Verdict.from_json(values)
+                    self.meetings.learn(verdict)
                 for code, number, result in lines:
                     self._obey(self._known[code] if code >= 0 else self._known.pop(code), number, result)
             else:
@@ -144,9 +152,12 @@ class Table(Group):
         """As for any group."""
         with self.engine.locked():
             self._post.close()
+            self.meetings.close()
         super().close(memory)
 
-    def _tell(self, wanted: Wanted, number: int, data: bytes) -> None:
+    def _tell(self, request: Request) -> None:
+        wanted, number, values = request.wanted, request.number_of_call, request.values
+        data = b"" if values is None else values.packed(wanted, self.transport.size)
         if self._coordinator is not None:
             self._coordinator.hear(0, wanted, number, data)
             self._give_orders()
@@ -167,6 +178,8 @@ class Table(Group):
         for peer in range(1, self.transport.size):
             self._post.send(peer, message)
         for order, line in zip(orders, lines, strict=True):
+            if order.new:
+                self.meetings.learn(order.verdict)
             self._obey(order.verdict, order.number, line.data)
 
     def _result(self, order: Order) -> bytes:
@@ -188,5 +201,6 @@ class Table(Group):
 
     def _all_joined(self, last: int) -> None:
         self.joined = False
+        self.meetings.all_joined()
         for request in [request for request in self._waiting.values() if request.wanted.kind == "join"]:
             request.obey(Verdict(request.wanted, last=last))

@@ -56,6 +56,7 @@ class Verdict(NamedTuple):
     """What all ranks are to do under a name: `error`, or the operation.
 
     wanted: what the first of the ranks said. rows: by array, then by rank, the first dimension. splits: by rank. last: who joined last.
+    plot: where they meet from now on, if anywhere (`places.Plot`).
     """
 
     wanted: Wanted
@@ -63,12 +64,13 @@ class Verdict(NamedTuple):
     rows: tuple[Shape, ...] = ()
     splits: tuple[Shape, ...] = ()
     last: int = -1
+    plot: Shape = ()
 
     @classmethod
     def from_json(cls, values: list[Any]) -> Verdict:
         """From what JSON makes of it."""
-        wanted, error, rows, splits, last = values
-        return cls(Wanted.from_json(wanted), error, tuple(map(tuple, rows)), tuple(map(tuple, splits)), last)
+        wanted, error, rows, splits, last, plot = values
+        return cls(Wanted.from_json(wanted), error, tuple(map(tuple, rows)), tuple(map(tuple, splits)), last, tuple(plot))
 
 
 def judge(wishes: Mapping[int, Wanted], joined: Mapping[int, int], names: tuple[int, ...]) -> Verdict:

@@ -65,14 +65,16 @@ def test_what_join_does_not_stand_for(ranks) -> None:
     ranks(3, body)
 
 
-def test_a_rank_that_does_not_come(ranks, monkeypatch, caplog) -> None:
-    """First a warning on rank 0, then an error on all that names the tensor and who is where."""
+@pytest.mark.parametrize("before", [0, 2])
+def test_a_rank_that_does_not_come(ranks, monkeypatch, caplog, before) -> None:
+    """First a warning on rank 0, then an error on all that names the tensor and who is where; also where they have met there before."""
     monkeypatch.setenv("HOROVOD_STALL_CHECK_TIME_SECONDS", "0.5")
     monkeypatch.setenv("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", "4")
 
     def body(world) -> str:
         named = Named(world.group(range(world.size)))
-        named.barrier().wait()
+        for _ in range(before):
+            named.allreduce([np.ones(2)], "layer").wait()
         try:
             if odd(world):
                 named.allreduce([np.ones(2)], "another").wait()
@@ -92,14 +94,16 @@ def test_a_rank_that_does_not_come(ranks, monkeypatch, caplog) -> None:
         assert any("'layer'" in text and "ranks 0-1 ready, waiting for rank 2" in text for text in warnings), warnings
 
 
-@pytest.mark.parametrize("who", [0, 2])
-def test_a_rank_that_leaves(ranks, who) -> None:
+@pytest.mark.parametrize(("who", "before"), [(0, 0), (2, 0), (0, 2), (2, 2)])
+def test_a_rank_that_leaves(ranks, who, before) -> None:
     """It ends without having taken part."""
 
     def body(world) -> str:
         inner = world.group(range(world.size))
         named = Named(inner)
         named.barrier().wait()
+        for _ in range(before):
+            named.allreduce([np.ones(2)], "layer").wait()
         if world.rank == who:
             named.table.leave()
             return ""
