@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .attach import attach
-from .callbacks import AverageMetrics, BroadcastVariables, EarlyStopping, OnRank0
+from .callbacks import AverageMetrics, BackupAndRestore, BroadcastVariables, EarlyStopping, OnRank0, TerminateOnNaN
 from .optimizer import DistributedOptimizer
 from .rates import LearningRateSchedule, LearningRateWarmup
 from .shard import shard
@@ -11,12 +11,14 @@ from .start import default_world, init, local_rank, local_size, rank, size
 
 __all__ = [
     "AverageMetrics",
+    "BackupAndRestore",
     "BroadcastVariables",
     "DistributedOptimizer",
     "EarlyStopping",
     "LearningRateSchedule",
     "LearningRateWarmup",
     "OnRank0",
+    "TerminateOnNaN",
     "attach",
     "default_world",
     "init",

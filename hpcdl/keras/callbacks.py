@@ -7,13 +7,24 @@ from typing import Any
 import keras
 import numpy as np
 
+from ..errors import InvalidArgument
 from ..world import World
 from .attach import attach
 from .metrics import averaged
-from .replicas import mean_statistics
+from .replicas import broadcast, mean_statistics
 from .start import default_world
 
-__all__ = ["AverageMetrics", "BroadcastVariables", "EarlyStopping", "OnRank0"]
+__all__ = ["AverageMetrics", "BackupAndRestore", "BroadcastVariables", "EarlyStopping", "OnRank0", "TerminateOnNaN"]
+
+#: What changes the model or the training, and what does the same on all ranks.
+_FOR_ALL = {
+    keras.callbacks.BackupAndRestore: "hpcdl.keras.BackupAndRestore",
+    keras.callbacks.EarlyStopping: "hpcdl.keras.EarlyStopping",
+    keras.callbacks.TerminateOnNaN: "hpcdl.keras.TerminateOnNaN",
+    keras.callbacks.ReduceLROnPlateau: "the callback itself on every rank, behind AverageMetrics",
+    keras.callbacks.LearningRateScheduler: "the callback itself on every rank",
+    keras.callbacks.SwapEMAWeights: "the callback itself on every rank",
+}
 
 
 class BroadcastVariables(keras.callbacks.Callback):
@@ -90,11 +101,15 @@ class AverageMetrics(keras.callbacks.Callback):
 class OnRank0(keras.callbacks.Callback):
     """Runs another callback (``ModelCheckpoint``, ``CSVLogger``, ``TensorBoard``, …) on rank 0 alone.
 
-    Not for one that changes the model or the training, which all ranks must do alike.
+    Not for one that changes the model or the training, which all ranks must do alike: raises InvalidArgument, on every rank, for those
+    of Keras that do.
     """
 
     def __new__(cls, callback: Any, world: World | None = None) -> Any:
         """The callback itself on rank 0, one that does nothing on the others."""
+        for kind, cure in _FOR_ALL.items():
+            if isinstance(callback, kind):
+                raise InvalidArgument(f"{type(callback).__name__} changes the training, which all ranks must do alike; cure: {cure}")
         return callback if (default_world() if world is None else world).rank == 0 else keras.callbacks.Callback()
 
 
@@ -113,3 +128,48 @@ class EarlyStopping(keras.callbacks.EarlyStopping):
         mine = super().get_monitor_value(logs)
         told = self.world.broadcast(np.array([mine is not None, 0.0 if mine is None else float(mine)]))
         return float(told[1]) if told[0] else None
+
+
+class TerminateOnNaN(keras.callbacks.TerminateOnNaN):
+    """Keras's TerminateOnNaN: where any rank's loss is NaN or infinite, all ranks stop after the same batch. One small all-reduce a batch.
+
+    Arguments: those of ``keras.callbacks.TerminateOnNaN``.
+    """
+
+    def __init__(self, *arguments: Any, world: World | None = None, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.world = default_world() if world is None else world
+
+    def on_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Called by Keras after each batch."""
+        mine = float((logs or {}).get("loss", 0.0))
+        bad = self.world.allreduce(np.array([not np.isfinite(mine)], np.uint8), "max")[0]
+        super().on_batch_end(batch, {"loss": np.nan if bad else mine})
+
+
+class BackupAndRestore(keras.callbacks.BackupAndRestore):
+    """Keras's BackupAndRestore, of which rank 0 writes and reads the files; all ranks go on with its state, in the same epoch.
+
+    So only rank 0 needs the folder, and the ranks may be more or fewer than before. Put it behind `BroadcastVariables`. Arguments: those of
+    ``keras.callbacks.BackupAndRestore``.
+    """
+
+    def __init__(self, *arguments: Any, world: World | None = None, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.world = default_world() if world is None else world
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Restore what there is. Collective."""
+        if self.world.rank == 0:
+            super().on_train_begin(logs)
+        self.model._initial_epoch = int(self.world.broadcast(np.array([self.model._initial_epoch or 0]))[0])
+        broadcast(self.world, self.model)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Rank 0 removes the files."""
+        if self.world.rank == 0:
+            super().on_train_end(logs)
+
+    def _save_model(self) -> None:
+        if self.world.rank == 0:
+            super()._save_model()

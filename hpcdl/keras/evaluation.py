@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import keras
@@ -33,7 +34,8 @@ def predict(world: World, model: Any, x: Any, *arguments: Any, **settings: Any) 
     mean_statistics(world, model)
     with x.in_order():
         mine = type(model).predict(model, x, *arguments, **settings)
-    counts = np.array([x.counts[step] for step in range(x.num_batches)], np.int64)
+    steps = inspect.signature(type(model).predict).bind(model, x, *arguments, **settings).arguments.get("steps") or x.num_batches
+    counts = np.array([x.counts[step] for step in range(min(steps, x.num_batches))], np.int64)
     everyone = world.allgather(counts[None, :, 1].copy())
     kept = np.concatenate([np.arange(rows) < count for rows, count in counts])
     step, rank = (np.repeat(index.reshape(-1), everyone.reshape(-1)) for index in np.indices(everyone.shape)[::-1])

@@ -40,7 +40,7 @@ class Loaded:
         self.lends = min(size, samples % size if samples % size and not loader.drop_last else size) < world.size
         self.first = [batch for batch, _ in islice(self.rounds(0, False), 1)]
 
-    def rounds(self, epoch: int, shuffle: bool) -> Iterator[Round]:
+    def rounds(self, epoch: int, shuffle: bool, first: int = 0) -> Iterator[Round]:
         """This rank's part of each batch of `epoch`."""
-        for _, batch, mine, _ in self._sources[shuffle].rounds(epoch, 0):
+        for _, batch, mine, _ in self._sources[shuffle].rounds(epoch, first):
             yield structure(batch), int(mine)

@@ -13,36 +13,65 @@ from ..world import World
 __all__ = ["averaged", "samples"]
 
 
-def averaged(world: World, model: Any) -> dict[str, float]:
-    """The model's metrics over the samples of all ranks since they were reset. Collective; one all-reduce. The metrics stay as they are.
+def averaged(world: World, model: Any) -> dict[str, Any]:
+    """The model's metrics over the samples of all ranks since they were reset: numbers, and arrays where a metric has one for each class.
+
+    Collective; one all-reduce. The metrics stay as they are.
 
     Every metric of Keras, and every subclass of one, keeps sums, so its result is exact (accuracy, AUC, mean IoU …); a metric that derives
     from bare ``keras.metrics.Metric`` may keep anything, so its results are averaged, weighted by the ranks' samples.
     """
     mine = _results(model)
     if world.size == 1:
-        return mine
+        return {name: _plain(value) for name, value in mine.items()}
     leaves = [leaf for metric in model.metrics for leaf in _leaves(metric)]
     sums = [v for leaf in leaves if _keeps_sums(leaf) for v in leaf.variables]
-    others = [name for name in mine if any(not _keeps_sums(leaf) and name.endswith(leaf.name) for leaf in leaves)]
+    others = {name: mine[name] for name, metric in _origins(model) if not _keeps_sums(metric) and name in mine}
     seen = samples(model)
     local = [keras.ops.convert_to_numpy(v.value) for v in sums]
-    flat = [np.array([seen, *(mine[name] * seen for name in others)]), *(x.reshape(-1).astype(np.float64) for x in local)]
-    total = world.allreduce(np.concatenate(flat), name="metrics")
-    kept, rest = total[: 1 + len(others)], total[1 + len(others) :]
+    flat = [np.array([seen]), *(seen * x.reshape(-1) for x in others.values()), *(x.reshape(-1).astype(np.float64) for x in local)]
+    seen_by_all, *parts = np.split(world.allreduce(np.concatenate(flat), name="metrics"), np.cumsum([x.size for x in flat])[:-1])
+    means = {
+        name: (part / seen_by_all if seen_by_all[0] else 0 * part).reshape(x.shape)
+        for (name, x), part in zip(others.items(), parts, strict=False)
+    }
     try:
-        for v, x in zip(sums, local, strict=True):
-            v.assign(rest[: x.size].reshape(x.shape).astype(x.dtype))
-            rest = rest[x.size :]
-        found = _results(model)
+        for v, x, total in zip(sums, local, parts[len(others) :], strict=True):
+            v.assign(total.reshape(x.shape).astype(x.dtype))
+        found = {**_results(model), **means}
     finally:
         for v, x in zip(sums, local, strict=True):
             v.assign(x)
-    return {**found, **{name: float(value / kept[0]) if kept[0] else 0.0 for name, value in zip(others, kept[1:], strict=True)}}
+    return {name: _plain(value) for name, value in found.items()}
 
 
-def _results(model: Any) -> dict[str, float]:
-    return {name: float(keras.ops.convert_to_numpy(value)) for name, value in model.get_metrics_result().items()}
+def _results(model: Any) -> dict[str, Any]:
+    """What the model's metrics result in, in float64, by the names of the logs."""
+    return {name: np.asarray(keras.ops.convert_to_numpy(x), np.float64) for name, x in _flat(model.get_metrics_result())}
+
+
+def _flat(results: Any) -> Iterator[tuple[str, Any]]:
+    """A result that is a dict of several stands for them, as in Keras's logs."""
+    for name, value in results.items():
+        if isinstance(value, dict):
+            yield from _flat(value)
+        else:
+            yield name, value
+
+
+def _origins(model: Any) -> Iterator[tuple[str, Any]]:
+    """The names of the results, and the metrics that they come from."""
+    for metric in model.metrics:
+        result, inside = metric.result(), getattr(metric, "metrics", ())
+        pairs = result.items() if isinstance(result, dict) else [(metric.name, result)]
+        held = inside if len(inside) == len(pairs) else [metric] * len(pairs)  # in the order in which they were compiled
+        for (name, value), leaf in zip(pairs, held, strict=True):
+            yield from ((told, leaf) for told, _ in _flat({name: value}))
+
+
+def _plain(value: Any) -> Any:
+    """As Keras gives it: a float, where it is one number."""
+    return value if value.ndim else float(value)
 
 
 def _leaves(metric: Any) -> Iterator[Any]:

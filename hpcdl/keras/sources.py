@@ -27,8 +27,8 @@ class Source(Protocol):
     lends: bool  # whether any rank may get a stand-in
     first: list[tuple[Any, ...]]  # batches to tell shapes from
 
-    def rounds(self, epoch: int, shuffle: bool) -> Iterator[Round]:
-        """This rank's rounds of `epoch`."""
+    def rounds(self, epoch: int, shuffle: bool, first: int = 0) -> Iterator[Round]:
+        """This rank's rounds of `epoch`, from number `first` on."""
         ...
 
 
@@ -67,10 +67,10 @@ class Arrays:
         self.lends = min(batch_size, samples % batch_size if samples % batch_size and not drop_last else batch_size) < world.size
         self.first = [self._take(np.arange(1))]
 
-    def rounds(self, epoch: int, shuffle: bool) -> Iterator[Round]:
+    def rounds(self, epoch: int, shuffle: bool, first: int = 0) -> Iterator[Round]:
         """This rank's part of each batch of `epoch`."""
         shards = self._shards[shuffle]
-        for batch in shards.batches(epoch):
+        for batch in shards.batches(epoch, first):
             mine = shards.part(batch)
             yield self._take(mine if len(mine) else batch[:1]), len(mine)
 
@@ -93,10 +93,10 @@ class Common:
         cure = "seed its shuffling alike on every rank (shuffle(…, seed=0)), or say own=True where each rank has data of its own"
         agree(world, {"the digest of the first batch": told}, {"the digest of the first batch": cure})
 
-    def rounds(self, epoch: int, shuffle: bool) -> Iterator[Round]:
+    def rounds(self, epoch: int, shuffle: bool, first: int = 0) -> Iterator[Round]:
         """This rank's rows of each batch."""
         order = np.random.default_rng((self._seed, epoch)).permutation(self.steps) if shuffle else np.arange(self.steps)
-        for whole in _read(self._batches, order.tolist()):
+        for whole in _read(self._batches, order.tolist(), first):
             batch = structure(whole)
             mine = np.array_split(np.arange(_samples(batch)), self._world.size)[self._world.rank]
             rows = slice(mine[0], mine[-1] + 1) if len(mine) else slice(1)
@@ -115,11 +115,11 @@ class Own:
         self.lends = bool((lengths != lengths[0]).any())
         self.first = [structure(batch) for batch in islice(_read(batches, range(self.steps)), 2)]
 
-    def rounds(self, epoch: int, shuffle: bool) -> Iterator[Round]:
+    def rounds(self, epoch: int, shuffle: bool, first: int = 0) -> Iterator[Round]:
         """This rank's batches, and stand-ins after them."""
         last = self.first[0]
-        own = _read(self._batches, range(length(self._batches)) if _indexed(self._batches) else ())
-        for _ in range(self.steps):
+        own = _read(self._batches, range(length(self._batches)) if _indexed(self._batches) else (), first)
+        for _ in range(first, self.steps):
             batch = next(own, None)
             last = last if batch is None else structure(batch)
             yield last, 0 if batch is None else _samples(last)
@@ -132,9 +132,9 @@ def _indexed(batches: Any) -> bool:
     return isinstance(batches, keras.utils.PyDataset)
 
 
-def _read(batches: Any, order: Any) -> Iterator[Any]:
-    """The batches, in that order where they can be asked for by number."""
-    return (batches[i] for i in order) if _indexed(batches) else iter(batches)
+def _read(batches: Any, order: Any, first: int = 0) -> Iterator[Any]:
+    """The batches, in that order where they can be asked for by number, from the `first` on."""
+    return (batches[i] for i in order[first:]) if _indexed(batches) else islice(batches, first, None)
 
 
 def length(batches: Any) -> int:

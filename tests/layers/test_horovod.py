@@ -22,3 +22,9 @@ def test_end(require, name, backend) -> None:
     there(backend, require)
     found = ended(name, backend)
     assert found.code == 0, found.output[-4000:]
+
+
+def test_adasum(program) -> None:
+    """On two ranks."""
+    done = program("pairs", "tensorflow", n=2)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]

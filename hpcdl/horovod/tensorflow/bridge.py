@@ -1,10 +1,14 @@
 """From TensorFlow's tensors to the named operations and back: at once, or as part of a graph, which calls Python then.
 
 XLA cannot call Python: a function with ``jit_compile=True`` cannot hold any of this.
+
+Why more threads than cores: in a graph of TensorFlow 1 operations have no order, and each that waits for other ranks holds one of the
+threads that run the graph. Were all of them held on each rank by other operations, nobody would come to those that the others wait for.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,7 +22,12 @@ from ..handles import register, synchronize
 from ..process_sets import ProcessSet
 from ..request import Request
 
-__all__ = ["finish", "name_of", "operate", "run", "start", "tensor_of", "within"]
+__all__ = ["finish", "name_of", "operate", "run", "start", "tensor_of", "unique", "within"]
+
+_THREADS = 32  # operations that may wait at a time in a graph of TensorFlow 1
+
+if (os.cpu_count() or 1) < _THREADS:
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", str(_THREADS))  # read once, by TensorFlow's first operation
 
 
 def run(work: Callable[..., Sequence[Any]], tensors: Sequence[Any], dtypes: Sequence[Any], label: str) -> list[Any]:
@@ -83,5 +92,10 @@ def name_of(kind: str, tensors: Sequence[Any], name: str | None, ignore_name_sco
     if name is None:
         ends = tensors[:1] if len(tensors) == 1 else (tensors[0], tensors[-1])
         name = re.sub("[^a-zA-Z0-9_]", "_", "_".join([f"Horovod{kind}", *(x.name for x in ends)]))
-    scope = "" if ignore_name_scope else tf.get_current_name_scope()
-    return f"{scope}/{name}" if scope else name
+    told = unique(name)
+    return told.rpartition("/")[2] if ignore_name_scope else told
+
+
+def unique(name: str) -> str:
+    """`name` within its scope, and with a number where the graph has it already: without an order, two may be under way at a time."""
+    return name if tf.executing_eagerly() else str(tf.compat.v1.get_default_graph().unique_name(name))

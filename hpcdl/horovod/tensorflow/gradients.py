@@ -16,7 +16,7 @@ from ..basics import Average, named
 from ..compressors import codec_of
 from ..process_sets import ProcessSet
 from ..request import Request
-from .bridge import finish, start
+from .bridge import finish, start, unique
 from .dense import How, begin_allreduce
 from .reductions import check_slices, scaled_slices
 
@@ -63,7 +63,7 @@ class Gradients:
         prefix = "" if generic_names else f"{self._prefix}_Allreduce/"
         handles, ends, dtypes = [], [], []
         for members in self._buckets(found, away, variables):
-            handle, end, kinds = self._start(found, members, f"{prefix}grad_{members[0]}")
+            handle, end, kinds = self._start(found, members, unique(f"{prefix}grad_{members[0]}"))
             handles.append(handle)
             ends.append((end, len(kinds)))
             dtypes += kinds

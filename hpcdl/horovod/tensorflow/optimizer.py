@@ -73,7 +73,7 @@ class _Adasum(_Wrapped):
         """One step of the optimizer, then that of all ranks."""
         pairs = list(grads_and_vars)
         variables = [v for _, v in pairs]
-        before = [tf.identity(v) for v in variables]
+        before = [tf.raw_ops.DeepCopy(x=tensor_of(v)) for v in variables]  # variables of TensorFlow 1 are read without a copy
         with tf.control_dependencies(before):
             done = self._optimizer.apply_gradients(pairs, global_step=global_step, name=name)
         with tf.control_dependencies([] if done is None else [done]):

@@ -13,7 +13,7 @@ from .. import objects
 from ..arguments import place_of
 from ..basics import named
 from ..process_sets import ProcessSet, global_process_set
-from .bridge import finish, start, tensor_of
+from .bridge import finish, start, tensor_of, unique
 
 __all__ = [
     "BroadcastGlobalVariablesHook",
@@ -100,7 +100,7 @@ def _assigned(variables: Sequence[Any], root_rank: int, name: str | None, proces
     values = [tensor_of(v) for v in variables]
     prefix = name or "HorovodBroadcast"
     handles = [
-        start(begin(f"{prefix}_{i}_{re.sub('[^a-zA-Z0-9_]', '_', v.name)}"), [x], "HorovodBroadcast")
+        start(begin(unique(f"{prefix}_{i}_{re.sub('[^a-zA-Z0-9_]', '_', v.name)}")), [x], "HorovodBroadcast")
         for i, (v, x) in enumerate(zip(variables, values, strict=True))
     ]
     sent = finish(handles, [x.dtype for x in values], "HorovodBroadcast", process_set) if handles else []

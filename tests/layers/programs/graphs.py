@@ -234,6 +234,28 @@ def case_older_optimizers(s) -> None:
         raise AssertionError
 
 
+def case_operations_without_order(s) -> None:
+    """In a graph of TensorFlow 1: of one tensor under names of their own; more of them wait at a time than there are cores."""
+    v1, n = tf.compat.v1, s.size
+    with tf.Graph().as_default():
+        x = v1.placeholder(tf.float32, [None])
+        several = [hvd.allreduce(x, op=hvd.Sum), hvd.allreduce(x, op=hvd.Sum), hvd.allgather(x)]
+        several += [hvd.allreduce(x * i, op=hvd.Sum, name=f"part_{i}") for i in range(9)]
+        several = several[s.rank :] + several[: s.rank]
+        variables = [v1.get_variable(name, [2], initializer=v1.ones_initializer()) for name in ("v", "w")]
+        trained = [hvd.DistributedOptimizer(v1.train.GradientDescentOptimizer(0.1)).minimize(tf.reduce_sum(v)) for v in variables]
+        with v1.Session() as session:
+            session.run(v1.global_variables_initializer())
+            for _ in range(5):
+                found = session.run(several, {x: [1.0, 2.0]})
+                session.run(trained)
+    first = (len(found) - s.rank) % len(found)
+    found = found[first:] + found[:first]
+    assert lists(found[:3]) == [[n, 2 * n], [n, 2 * n], [1.0, 2.0] * n] and lists(found[3:]) == [[i * n, 2 * i * n] for i in range(9)], (
+        found
+    )
+
+
 def case_sync_batch_norm(s) -> None:
     """As one process on the joined batch, of unequal parts: outputs, gradients, moving averages."""
     x = np.random.default_rng(0).normal(size=(12, 4, FEATURES)).astype("float32")

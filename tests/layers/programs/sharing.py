@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import keras
 import numpy as np
@@ -48,6 +49,74 @@ def case_sample_weights(s):
     reference = compiled(network(1), False)
     reference.fit(x, y, sample_weight=weights, batch_size=29, epochs=2, shuffle=False, verbose=0)
     s.same(ours, reference)
+
+
+def case_class_weight(s):
+    """Given to shard; what Keras would ignore is refused."""
+    x, y = data(89)
+    weights = {0: 5.0, 2: 0.5}
+    ours = compiled(network(1 + s.rank), True)
+    shared = hk.shard(x, y, batch_size=29, shuffle=False, class_weight=weights)
+    ours.fit(shared, epochs=2, verbose=0, callbacks=[hk.BroadcastVariables()])
+    reference = compiled(network(1), False)
+    reference.fit(x, y, class_weight=weights, batch_size=29, epochs=2, shuffle=False, verbose=0)
+    s.same(ours, reference)
+    fresh = compiled(network(1), True)
+    refused = [
+        (lambda: fresh.fit(hk.shard(x, y), class_weight=weights), "fit() does not apply class_weight to shared data"),
+        (lambda: fresh.fit(hk.shard(x), y), "fit() does not apply y to shared data"),
+        (lambda: ours.evaluate(shared, sample_weight=y), "evaluate() does not apply sample_weight to shared data"),
+        (lambda: fresh.evaluate(hk.shard(x, y)), "hpcdl.keras.attach(model) first"),
+        (lambda: fresh.predict(hk.shard(x)), "hpcdl.keras.attach(model) first"),
+        (lambda: hk.shard(x, y, x[:, 0], class_weight=weights), "no sample_weight beside it"),
+        (lambda: hk.shard(x, y, class_weight={s.rank: 2.0}), "differ in the digest of class_weight"),
+    ]
+    for call, told in refused:
+        try:
+            call()
+        except InvalidArgument as error:
+            assert told in str(error), error
+        else:
+            raise AssertionError(f"no error: {told}")
+
+
+def case_resumed(s):
+    """With an initial_epoch: in the order in which it would have gone on, also in the middle of the data."""
+    x, y = data(89)
+    for steps, until, parts in ((None, 3, (1,)), (4, 5, (2, 3))):
+        one = fitted(s, hk.shard(x, y, batch_size=10), until, steps_per_epoch=steps)
+        model = compiled(network(1 + s.rank), True)
+        for begin, end in pairwise((0, *parts, until)):
+            model.fit(
+                hk.shard(x, y, batch_size=10),
+                initial_epoch=begin,
+                epochs=end,
+                steps_per_epoch=steps,
+                verbose=0,
+                callbacks=[hk.BroadcastVariables()],
+            )
+        s.same(model, one)
+
+
+def case_lists(s):
+    """Of outputs; and some steps of the data alone."""
+    x, y = data(89)
+
+    def made(distributed):
+        keras.utils.set_random_seed(1)
+        inputs = keras.Input((side.FEATURES,))
+        model = keras.Model(inputs, [keras.layers.Dense(side.CLASSES)(inputs), keras.layers.Dense(1)(inputs)])
+        optimizer = keras.optimizers.SGD(0.1)
+        model.compile(hk.DistributedOptimizer(optimizer) if distributed else optimizer, [side.loss(), "mse"])
+        return model
+
+    one, ours = made(False), made(True)
+    wanted = [y, x[:, :1]]
+    one.fit(x, wanted, batch_size=29, shuffle=False, verbose=0)
+    ours.fit(hk.shard(x, wanted, batch_size=29, shuffle=False), verbose=0, callbacks=[hk.BroadcastVariables()])
+    s.same(ours, one)
+    for a, b in zip(one.predict(x[:20], verbose=0), ours.predict(hk.shard(x, wanted, batch_size=10), steps=2, verbose=0), strict=True):
+        assert np.allclose(a, b, atol=1e-4)
 
 
 class Batches(keras.utils.PyDataset):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import keras
 import numpy as np
 import side
 from side import ADAM, BACKEND, compiled, data, loss, network
 
 import hpcdl.keras as hk
+from hpcdl.errors import InvalidArgument
 
 
 def metrics():
@@ -93,6 +97,46 @@ def case_sums_that_are_no_means(s):
     assert abs(found[0] - found[1]) < 1e-6, found
 
 
+class Extremes(keras.metrics.Metric):
+    """Several numbers, none of which is a sum."""
+
+    def __init__(self, name="extremes", **more):
+        super().__init__(name=name, **more)
+        self.inner = Highest()
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        self.inner.update_state(y_true, y_pred)
+
+    def result(self):
+        return {"most": self.inner.result(), "both": keras.ops.stack([self.inner.result(), -self.inner.result()])}
+
+    def reset_state(self):
+        self.inner.reset_state()
+
+
+def case_metrics_of_many_numbers(s):
+    """One for each class, which is exact; a dict of several; two of one name."""
+    x, y = data(89)
+    found = []
+    for distributed in (False, True):
+        model = network(1)
+        optimizer = keras.optimizers.SGD(0.0)
+        metrics = [keras.metrics.F1Score(average=None), Highest(), Highest(), Extremes()]
+        model.compile(hk.DistributedOptimizer(optimizer) if distributed else optimizer, "mse", metrics=metrics)
+        given = (x, np.eye(side.CLASSES, dtype="float32")[y])
+        if distributed:
+            hk.attach(model)
+        found.append(model.evaluate(*([hk.shard(*given, batch_size=29)] if distributed else given), verbose=0, return_dict=True))
+    one, ours = found
+    assert set(one) == set(ours), (one, ours)
+    assert np.allclose(one["f1_score"], ours["f1_score"], atol=1e-6) and len(ours["f1_score"]) == side.CLASSES, found
+    parts = [np.array_split(x[i : i + 29], s.size)[s.rank] for i in range(0, 89, 29)]
+    highest = float(network(1).predict(np.concatenate(parts), verbose=0).max()), sum(map(len, parts))
+    everyone = s.world.allgather(np.array([highest]))
+    mean = (everyone[:, 0] * everyone[:, 1]).sum() / 89
+    assert np.allclose([ours["highest"], ours["highest_1"], ours["most"], *ours["both"]], [mean, mean, mean, mean, -mean], atol=1e-4), ours
+
+
 def case_moving_averages(s):
     """Of a layer that normalizes: the mean over ranks. A stand-in changes none: of batches of one sample, ranks 1 and 2 have none."""
     x, y = data(6)
@@ -149,6 +193,49 @@ def case_callbacks_of_one_rank(s):
     assert len(history.epoch) == 4, history.epoch
     assert ran == ([0, 1, 2, 3] if s.rank == 0 else [])
     s.same(model)
+
+
+def case_not_a_number(s):
+    """On one rank: all stop after that batch."""
+    x, y = data(90)
+    mine = [(x[i : i + 10] * (np.nan if s.rank == 1 and i == 20 else 1), y[i : i + 10]) for i in range(0, 90, 10)]
+    model = compiled(network(1), True)
+    model.fit(hk.shard(mine, own=True), epochs=3, verbose=0, callbacks=[hk.BroadcastVariables(), hk.TerminateOnNaN()])
+    if BACKEND == "jax":
+        model.jax_state_sync()
+    assert int(model.optimizer.iterations) == 3, model.optimizer.iterations
+
+
+def case_backup(s):
+    """As if nothing had happened, on a folder that only rank 0 sees."""
+    x, y = data(90)
+    with tempfile.TemporaryDirectory() as folder:
+
+        def fitted(broken):
+            model = compiled(network(1 + s.rank), True)
+            stop = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: 1 / (epoch != 2 or not broken))
+            callbacks = [hk.BroadcastVariables(), hk.BackupAndRestore(folder), stop]
+            history = model.fit(hk.shard(x, y, batch_size=30), epochs=3, verbose=0, callbacks=callbacks)
+            return model, history.epoch
+
+        try:
+            fitted(True)
+        except ZeroDivisionError:
+            assert Path(folder, "latest.weights.h5").exists() == (s.rank == 0)
+        else:
+            raise AssertionError("no error")
+        resumed, epochs = fitted(False)
+        assert epochs == [2] and not Path(folder, "latest.weights.h5").exists(), epochs
+    alone = compiled(network(1), True)
+    alone.fit(hk.shard(x, y, batch_size=30), epochs=3, verbose=0, callbacks=[hk.BroadcastVariables()])
+    s.same(resumed, alone)
+    for callback in (keras.callbacks.BackupAndRestore("there"), keras.callbacks.ReduceLROnPlateau()):
+        try:
+            hk.OnRank0(callback)
+        except InvalidArgument as error:
+            assert "all ranks must do alike; cure:" in str(error), error
+        else:
+            raise AssertionError("no error")
 
 
 if __name__ == "__main__":
