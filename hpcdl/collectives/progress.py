@@ -13,6 +13,8 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -64,7 +66,7 @@ class Engine:
     """The progress loop of one rank."""
 
     def __init__(self, threaded: bool, name: str = "") -> None:
-        self.owner = threading.get_ident()  # the thread that runs the user's program
+        self.owner = self._speaker = threading.get_ident()  # the thread that runs the user's program, and whose waits count as its own
         self._lock = threading.RLock()
         self._operations: list[Operation] = []
         self._groups: weakref.WeakValueDictionary[int, Group] = weakref.WeakValueDictionary()
@@ -118,6 +120,15 @@ class Engine:
         self._waiters -= 1
         self.wake()
 
+    @contextmanager
+    def speaking(self) -> Iterator[None]:
+        """Within: what this thread waits for, the user's program waits for, as it does where a graph that it runs calls from a thread."""
+        before, self._speaker = self._speaker, threading.get_ident()
+        try:
+            yield
+        finally:
+            self._speaker = before
+
     @property
     def threaded(self) -> bool:
         """Whether communication goes on while nobody waits."""
@@ -151,7 +162,7 @@ class Engine:
         self._check_process()
         deadline = None if timeout is None else time.monotonic() + timeout
         backoff, begun, before = Backoff(), time.thread_time(), self.awaited
-        if deadline is None and threading.get_ident() == self.owner:
+        if deadline is None and threading.get_ident() == self._speaker:
             self.awaited = operation
         try:
             with self:

@@ -30,7 +30,7 @@ def judge(states: Mapping[int, State], size: int, group: str) -> CommunicationEr
     if "crossed" in causes:
         told, cure = (
             causes["crossed"].detail,
-            "all ranks must call the same, so they need as many batches, which hpcdl's loaders see to",
+            "all ranks must call the same, so they need as many batches, which hpcdl's loaders and shards see to",
         )
         return Mismatch(f"ranks wait for each other in different operations: {told}; cure: {cure}")
     if "failed" in causes:
@@ -44,7 +44,9 @@ def judge(states: Mapping[int, State], size: int, group: str) -> CommunicationEr
         cure = "every rank must take part in each operation until the last one"
         return PeerLost(f"{ranks_text(gone)} of {size} ended already; meanwhile {_who_waits(states, size)}; cure: {cure}")
     detail = causes["stalled"].detail if "stalled" in causes else "no progress"
-    cure = "look at the ranks that do not wait; a longer time-out is init(timeout=…) or HPCDL_TIMEOUT"
+    idle = len(states) < size or any(not (state.waiting or state.awaited) for state in states.values())
+    cure = "look at the ranks that do not wait" if idle else "all wait, not all for the same: all ranks must call the same, as often"
+    cure += "; a longer time-out is init(timeout=…) or HPCDL_TIMEOUT"
     return Stalled(f"{group}: {detail}; {_who_waits(states, size)}; cure: {cure}")
 
 

@@ -48,5 +48,6 @@ class Exchange:
         """Wait for the means of all gradients, in their order; new arrays, since the backend may keep them past the next step."""
         with self._lock:
             self._begun = False
-            self.reducer.wait()
+            with self.world._group.engine.speaking():  # while the program waits for the graph
+                self.reducer.wait()
             return [view.copy() for view in self.reducer.views]

@@ -285,18 +285,40 @@ def test_a_rank_that_never_comes(ranks) -> None:
     assert texts is None or len(set(texts)) == 1
 
 
-def test_ranks_that_wait_for_each_other_in_different_groups(ranks) -> None:
-    """As after loops of different lengths: noticed long before the time-out, in both groups, with both lines of the program."""
+@pytest.mark.parametrize("graph", [False, True])
+def test_ranks_that_wait_for_each_other_in_different_groups(ranks, graph) -> None:
+    """As after loops of different lengths: noticed long before the time-out, in both groups, with both lines of the program.
+
+    Also where one waits in a thread that a framework's graph calls from, while the program waits for the graph.
+    """
+
+    def in_the_graph(world, group, failed) -> None:
+        with world._group.engine.speaking():
+            try:
+                group.allreduce(np.ones(5))
+            except CommunicationError as error:
+                failed.append(error)
+
+    def reduce(world, group) -> None:
+        if not (graph and odd(world)):
+            group.allreduce(np.ones(5))
+            return
+        failed: list[CommunicationError] = []
+        thread = threading.Thread(target=in_the_graph, args=(world, group, failed))
+        thread.start()
+        thread.join()
+        for error in failed:
+            raise error
 
     def body(world) -> None:
         inner = world.group(range(world.size))
         first, second = (inner, world) if odd(world) else (world, inner)
         lines = (
-            r"different operations: rank \d waits in .*, at test_trouble.py:\d+ in body, and rank \d in .*, at test_trouble.py:\d+ in body"
+            r"different operations: rank \d waits in .*, at test_trouble.py:\d+ in reduce, and rank \d in .*, at test_trouble.py:\d+ in reduce"
         )
         for group in (first, second):
             with pytest.raises(Mismatch, match=lines):
-                group.allreduce(np.ones(5))
+                reduce(world, group)
 
     ranks(3, body)
 
