@@ -66,7 +66,7 @@ def become(kind: str, target: str, args: list[str], me: Me) -> NoReturn:
     except KeyboardInterrupt as error:
         _end(_Failure("signal", 128 + signal.SIGINT, "", "interrupted"), error, me)
     except BaseException as error:
-        _end(_Failure("error", 1, _traceback(error), _one_line(error)), error, me)
+        _end(_Failure("error", 1, _traceback(error) + _cure(error), _one_line(error)), error, me)
 
 
 def _prepare(me: Me) -> None:
@@ -123,6 +123,16 @@ def _traceback(error: BaseException) -> str:
     while tb is not None and tb.tb_frame.f_code.co_filename == __file__:
         tb = tb.tb_next
     return "".join(traceback.format_exception(type(error), error, tb))
+
+
+def _cure(error: BaseException) -> str:
+    """What the traceback does not say."""
+    name = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
+    if name.split(".")[0] != "horovod":
+        return ""
+    return (
+        "cure: `hpcdl run --as-horovod` runs a script of Horovod's without Horovod; under another launcher, python -m hpcdl.horovod does\n"
+    )
 
 
 def _one_line(error: BaseException) -> str:

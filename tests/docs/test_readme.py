@@ -19,7 +19,7 @@ TRUTH = "[1. 2. 3. 4. 5. 6. 7. 8.]"
 # How this file runs a command of the README: the same words with this Python, this launcher.
 HERE = {
     ".venv/bin/hpcdl run -n 4 train.py": ("4 ranks: " + TRUTH, lambda: [sys.executable, "-m", "hpcdl.cli", "run", "-n", "4", "train.py"]),
-    "mpirun -n 4 .venv/bin/python train.py": ("4 ranks: " + TRUTH, lambda: launched([sys.executable, "train.py"])),
+    "mpirun -n 2 .venv/bin/python train.py": ("2 ranks: " + TRUTH, lambda: launched([sys.executable, "train.py"], 2)),
     ".venv/bin/python train.py": ("1 ranks: " + TRUTH, lambda: [sys.executable, "train.py"]),
 }
 
@@ -34,7 +34,7 @@ SMALL = {
 # The commands of "Measure it on your cluster", with less to do.
 BENCHES = {
     ".venv/bin/hpcdl bench allreduce -n 2 --plot allreduce.png": lambda: [*BENCH, "allreduce", "-n", "2", "--plot", "allreduce.png"],
-    "mpirun -n 4 .venv/bin/hpcdl bench overlap --json overlap.jsonl": lambda: launched([*BENCH, "overlap", "--json", "overlap.jsonl"]),
+    "mpirun -n 2 .venv/bin/hpcdl bench overlap --json overlap.jsonl": lambda: launched([*BENCH, "overlap", "--json", "overlap.jsonl"], 2),
     ".venv/bin/hpcdl bench train -n 2": lambda: [*BENCH, "train", "-n", "2"],
     ".venv/bin/hpcdl bench codecs": lambda: [*BENCH, "codecs"],
 }

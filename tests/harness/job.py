@@ -27,9 +27,9 @@ class NoResult(Exception):
     """The job ended without a result for a test; the text says why."""
 
 
-def command(argv: list[str]) -> list[str]:
-    """The command line that starts `argv` on WORLD ranks with the launcher of this Python's MPI library. Raises LaunchError."""
-    return [*launcher(library()).command(WORLD), *argv]
+def command(argv: list[str], ranks: int = WORLD) -> list[str]:
+    """The command line that starts `argv` on so many ranks with the launcher of this Python's MPI library. Raises LaunchError."""
+    return [*launcher(library()).command(ranks), *argv]
 
 
 class Job:

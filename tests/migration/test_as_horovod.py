@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from harness.parts import framework
-from harness.programs import run
+from harness.programs import python, run
 
 torch = framework("torch")
 
@@ -45,6 +45,17 @@ if __name__ == "__main__":
         assert pool.map(inside, [0]) == ["hpcdl.horovod.torch"]
     print("all found")
 '''
+
+
+def test_forgotten(tmp_path, require) -> None:
+    """Without the option: how it is spelled."""
+    require("mpi")
+    script = tmp_path / "train.py"
+    script.write_text("import sys\nsys.modules['horovod'] = None  # as where it is not installed\nimport horovod.torch\n")
+    ended = python("-m", "hpcdl.cli", "run", "-n", 1, script)
+    assert ended.returncode == 1 and "cure: `hpcdl run --as-horovod` runs a script of Horovod's without Horovod" in ended.stderr, (
+        ended.stderr
+    )
 
 
 @pytest.mark.parametrize("start", [("hpcdl.cli", "run", "-np", "1", "--as-horovod"), ("hpcdl.horovod",)], ids=lambda words: words[0])
