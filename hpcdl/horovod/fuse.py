@@ -9,6 +9,7 @@ from typing import Any
 from ..arrays import Array, of
 from ..collectives.group import Group
 from ..collectives.operation import Operation
+from .feedback import Dropped, reduce_carrying
 from .reduce import reduce_in_place
 from .wanted import Wanted
 
@@ -18,12 +19,19 @@ _SMALL = 1 << 17  # bytes; copying a larger array costs more than an operation o
 
 
 def reduce_together(
-    group: Group, arrays: Sequence[Array], wanted: Wanted, given: Sequence[Array] | None = None
+    group: Group,
+    arrays: Sequence[Array],
+    wanted: Wanted,
+    given: Sequence[Array] | None = None,
+    dropped: Sequence[Dropped] | None = None,
 ) -> list[tuple[Operation, Callable[[], None]]]:
     """Start to reduce `arrays` in place; the operations, each with what is left to do at its end. The same on all ranks.
 
-    given: arrays like these whose values are reduced in place of theirs. Why not those of Adasum: it weighs each array by its own length.
+    given: arrays like these whose values are reduced in place of theirs. dropped: see `reduce_carrying`, which does it with error feedback.
+    Why not those of Adasum: it weighs each array by its own length.
     """
+    if wanted.feedback:
+        return reduce_carrying(group, arrays, wanted, dropped)
     by_kind: dict[Any, list[tuple[Array, Array | None]]] = {}
     alone: list[tuple[Array, Array | None]] = []
     for pair in zip(arrays, given or repeat(None), strict=False):

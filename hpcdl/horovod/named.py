@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 
 from ..arrays import Array, of
-from ..codecs import by_name as codec_by_name
 from ..collectives import moves
-from ..collectives.checks import check_array, check_codec
+from ..collectives.checks import check_array
 from ..collectives.into import all_gather_into, all_to_all_into, check_root
 from ..collectives.layout import split_evenly
 from ..collectives.operation import Operation
 from ..errors import InvalidArgument
 from ..world import World
 from .errors import Refused
+from .feedback import Dropped, check_way
 from .fuse import reduce_together
 from .reduce import check_op, part_of
 from .request import Request
@@ -58,21 +58,25 @@ class Named:
         grouped: bool = False,
         then: Callable[[], Any] | None = None,
         given: Sequence[Array] | None = None,
+        dropped: Sequence[Dropped] | None = None,
     ) -> Request:
         """Reduce `arrays` over all ranks, in place. op: average, sum, adasum, min, max, product. then: gives the result, once all is done.
 
         given: arrays like these whose values are reduced in place of theirs; they must stay as they are until it has finished.
+        dropped: what was dropped of each array before, for a lossy codec or a compressor with error feedback; not beside `given`.
         Sums and averages of short floats are formed in float32, and all factors are applied to that once. Integers are scaled as Horovod
         does: each factor in turn, in float64, cut towards zero. Raises InvalidArgument for what cannot be, before any rank is told.
         """
+        feedback = dropped is not None
         for x in arrays:
             check_op(self.data, op, check_array(self.data, x, write=True))
-            check_codec(self.data, codec_by_name(codec), x.dtype)
+            check_way(self.data, codec, op, x.dtype, feedback)
         kind = "grouped allreduce" if grouped else "allreduce"
-        wanted = Wanted(kind, name, _told(arrays), op, scales=(float(prescale), float(postscale)), codec=codec)
+        scales = (float(prescale), float(postscale))
+        wanted = Wanted(kind, name, _told(arrays), op, scales=scales, codec=codec, feedback=feedback)
 
         def begin(verdict: Verdict) -> tuple[list[Operation], Callable[[], Any]]:
-            started = reduce_together(self.data, arrays, wanted, given)
+            started = reduce_together(self.data, arrays, wanted, given, dropped)
             return [operation for operation, _ in started], lambda: _ended([end for _, end in started], then)
 
         return self.table.request(wanted, begin, Values(arrays if given is None else given, arrays, then))

@@ -17,7 +17,8 @@ _JOIN_HINT = "; in a DistributedOptimizer these are sparse gradients: pass spars
 
 
 class Wanted(NamedTuple):
-    """One rank's part in a named operation. `arrays`: dtype and shape of each; `splits`: rows for each rank, or ranks of a new set."""
+    """One rank's part in a named operation. `arrays`: dtype and shape of each; `splits`: rows for each rank, or ranks of a new set;
+    `feedback`: whether what the codec drops is carried over."""
 
     kind: str
     name: str
@@ -27,13 +28,14 @@ class Wanted(NamedTuple):
     scales: tuple[float, float] = (1.0, 1.0)
     codec: str = "none"
     splits: tuple[int, ...] = ()
+    feedback: bool = False
 
     @classmethod
     def from_json(cls, values: list[Any]) -> Wanted:
         """From what JSON makes of it."""
-        kind, name, arrays, op, root, scales, codec, splits = values
+        kind, name, arrays, op, root, scales, codec, splits, feedback = values
         shapes = tuple((dtype, tuple(shape)) for dtype, shape in arrays)
-        return cls(kind, name, shapes, op, root, (float(scales[0]), float(scales[1])), codec, tuple(splits))
+        return cls(kind, name, shapes, op, root, (float(scales[0]), float(scales[1])), codec, tuple(splits), feedback)
 
     def __str__(self) -> str:
         few = [f"{dtype} of shape {list(shape)}" for dtype, shape in self.arrays[:3]]
@@ -41,7 +43,7 @@ class Wanted(NamedTuple):
         parts += [f"op {self.op}"] if self.op else []
         parts += [f"root rank {self.root}"] if self.root >= 0 else []
         parts += [f"prescale {self.scales[0]:g}, postscale {self.scales[1]:g}"] if self.scales != (1.0, 1.0) else []
-        parts += [f"codec {self.codec}"] if self.codec != "none" else []
+        parts += [f"codec {self.codec}{' with error feedback' if self.feedback else ''}"] if self.codec != "none" else []
         parts += [f"ranks {list(self.splits)}"] if "process set" in self.kind else []
         return f"{self.kind}({', '.join(filter(None, parts))})"
 

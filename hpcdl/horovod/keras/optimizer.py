@@ -12,8 +12,9 @@ from ...errors import InvalidArgument
 from ...keras.optimizer import STATE, Averaging, checked, install
 from ...reduction.compressors import by_name
 from ..arguments import check_predivide, groups_of, identity
-from ..basics import Average, Sum, named
+from ..basics import Average, Sum, named, op_name
 from ..compressors import codec_of
+from ..feedback import carries_over
 from ..process_sets import ProcessSet, global_process_set
 from .compression import Compression
 
@@ -37,7 +38,8 @@ class _Reducing(Averaging):
 
     def __init__(self, settings: _Settings) -> None:
         codec = codec_of(settings.compression, floating=True)
-        options = {"codec": codec, "collective": "auto", "error_feedback": None, "bucket_bytes": _BUCKET, "check_finite": False}
+        feedback = carries_over(settings.compression, op_name(settings.op))
+        options = {"codec": codec, "collective": "auto", "error_feedback": feedback, "bucket_bytes": _BUCKET, "check_finite": False}
         self.settings, self.local, self.variables = settings, set[int](), list[Any]()
         self._alone = not settings.process_set.included() or named(settings.process_set).size == 1
         by_name(codec)

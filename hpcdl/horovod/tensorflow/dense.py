@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from ...arrays import Array
 from ..basics import Average, named, op_name
+from ..feedback import Dropped
 from ..process_sets import ProcessSet, global_process_set
 from ..request import Request
 from .bridge import name_of, operate, tensor_of
@@ -28,10 +29,10 @@ class How(NamedTuple):
     ignore_name_scope: bool = False
 
 
-def begin_allreduce(arrays: Sequence[Array], name: str, how: How) -> Request:
-    """Start to reduce `arrays` in place; they are the result."""
-    there = named(how.process_set)
-    return there.allreduce(arrays, name, op_name(how.op), how.prescale, how.postscale, how.codec, how.grouped, lambda: list(arrays))
+def begin_allreduce(arrays: Sequence[Array], name: str, how: How, dropped: Sequence[Dropped] | None = None) -> Request:
+    """Start to reduce `arrays` in place; they are the result. dropped: of each before, where there is error feedback."""
+    there, scales = named(how.process_set), (how.prescale, how.postscale)
+    return there.allreduce(arrays, name, op_name(how.op), *scales, how.codec, how.grouped, lambda: list(arrays), dropped=dropped)
 
 
 def reduced(tensors: Sequence[Any], name: str | None, how: How) -> list[Any]:

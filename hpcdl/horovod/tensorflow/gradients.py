@@ -12,12 +12,14 @@ import tensorflow as tf
 
 from ...arrays import Array
 from ..arguments import check_predivide, identity
-from ..basics import Average, named
+from ..basics import Average, named, op_name
 from ..compressors import codec_of
+from ..feedback import carries_over
 from ..process_sets import ProcessSet
 from ..request import Request
 from .bridge import finish, start, unique
 from .dense import How, begin_allreduce
+from .dropped import dropped_of
 from .reductions import check_slices, scaled_slices
 
 __all__ = ["Gradients"]
@@ -46,7 +48,7 @@ class Gradients:
         self._prefix, self._compression, self._sparse_as_dense, self._groups = prefix, compression, sparse_as_dense, groups
         apart = gradient_predivide_factor if op == Average else 1.0
         self._how = How(op, 1.0 / apart, apart, process_set, grouped=True)
-        self._scale_local = scale_local
+        self._scale_local, self._feedback = scale_local, carries_over(compression, op_name(op))
         self.local: set[int] = set()
 
     def reduce(self, gradients: Sequence[Any], variables: Sequence[Any], generic_names: bool = False) -> list[Any]:
@@ -63,7 +65,7 @@ class Gradients:
         prefix = "" if generic_names else f"{self._prefix}_Allreduce/"
         handles, ends, dtypes = [], [], []
         for members in self._buckets(found, away, variables):
-            handle, end, kinds = self._start(found, members, unique(f"{prefix}grad_{members[0]}"))
+            handle, end, kinds = self._start(found, members, variables, unique(f"{prefix}grad_{members[0]}"))
             handles.append(handle)
             ends.append((end, len(kinds)))
             dtypes += kinds
@@ -77,14 +79,17 @@ class Gradients:
         if any(isinstance(found[i], tf.IndexedSlices) for i in away):
             check_slices(self._how)
 
-    def _start(self, found: list[Any], members: Sequence[int], name: str) -> tuple[Any, Callable[[list[Any]], None], list[Any]]:
+    def _start(
+        self, found: list[Any], members: Sequence[int], variables: Sequence[Any], name: str
+    ) -> tuple[Any, Callable[[list[Any]], None], list[Any]]:
         """The handle of one bucket; what puts its results into `found`; and their dtypes."""
         if isinstance(found[members[0]], tf.IndexedSlices):
             return self._start_slices(found, members[0], name)
         codec = codec_of(self._compression, all(found[i].dtype.is_floating for i in members))
         pairs = [(found[i], None) if codec is not None else self._compression.compress(found[i]) for i in members]
         how = self._how._replace(codec=codec or "none")
-        handle = start(lambda *arrays: begin_allreduce(arrays, name, how), [x for x, _ in pairs], "HorovodAllreduce")
+        dropped = dropped_of([variables[i] for i in members]) if self._feedback and how.codec != "none" else None
+        handle = start(lambda *arrays: begin_allreduce(arrays, name, how, dropped), [x for x, _ in pairs], "HorovodAllreduce")
 
         def end(outs: list[Any]) -> None:
             for i, out, (_, context) in zip(members, outs, pairs, strict=True):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from ..basics import named
+from ..basics import named, op_name
 from ..compressors import codec_of
+from ..feedback import Dropped, carries_over
 from ..handles import synchronize
 from ..process_sets import ProcessSet
 from .reductions import sparse_allreduce_async, start_allreduce
@@ -37,6 +39,8 @@ class Gradients:
         alone: bool,
     ) -> None:
         self._names, self._compression, self._op = names, compression, op
+        self._feedback = not alone and carries_over(compression, op_name(op))
+        self._dropped: defaultdict[torch.nn.Parameter, Dropped] = defaultdict(Dropped)
         self._sparse_as_dense, self._process_set, self._alone = sparse_as_dense, process_set, alone
         self._passes, self._left = passes, dict.fromkeys(names, passes)
         self._group = {p: group for group in together for p in group}
@@ -58,9 +62,10 @@ class Gradients:
         return bool(self._seen)
 
     def forget(self) -> None:
-        """Wait for what is under way and drop it."""
+        """Wait for what is under way and drop it, and what codecs have dropped before."""
         for finish in self._under_way.values():
             finish()
+        self._dropped.clear()
         self._begin_anew()
 
     def finish(self) -> None:
@@ -118,8 +123,17 @@ class Gradients:
         dense = [grad.to_dense() if grad.is_sparse else grad.contiguous() for grad in grads]
         pairs = [(x, None) if codec is not None else self._compression.compress(x) for x in dense]
         tensors = [x.contiguous() for x, _ in pairs]
+        dropped = [self._dropped[p] for p in group] if self._feedback and codec != "none" else None
         handle = start_allreduce(
-            tensors, f"gradient.{name}", self._op, 1.0, 1.0, self._process_set, grouped=len(group) > 1, codec=codec or "none"
+            tensors,
+            f"gradient.{name}",
+            self._op,
+            1.0,
+            1.0,
+            self._process_set,
+            grouped=len(group) > 1,
+            codec=codec or "none",
+            dropped=dropped,
         )
 
         def finish() -> None:

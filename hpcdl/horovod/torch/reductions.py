@@ -16,6 +16,7 @@ import torch
 from ..arguments import op_of, waiting
 from ..basics import Average, named, op_name
 from ..compressors import codec_of
+from ..feedback import Dropped
 from ..handles import register, synchronize
 from ..process_sets import ProcessSet, global_process_set
 from .memory import array_of, tensors_of
@@ -44,8 +45,9 @@ def start_allreduce(
     grouped: bool = False,
     codec: str = "none",
     copies: bool = False,
+    dropped: Sequence[Dropped] | None = None,
 ) -> int:
-    """Start to reduce `tensors` in place, or `copies` of them; the handle.
+    """Start to reduce `tensors` in place, or `copies` of them; the handle. dropped: of each before, where there is error feedback.
 
     Its result is the tensor, or the tuple of them where `grouped`.
     """
@@ -61,9 +63,8 @@ def start_allreduce(
         return tuple(tensors) if grouped else tensors[0]
 
     there = named(process_set)
-    return register(
-        there.allreduce(arrays, name or "", op_name(op), prescale, postscale, codec, grouped, result, given if copies else None)
-    )
+    beside = given if copies else None
+    return register(there.allreduce(arrays, name or "", op_name(op), prescale, postscale, codec, grouped, result, beside, dropped))
 
 
 def allreduce_async(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from side import run
+from side import raises, run
 
 import hpcdl.horovod.torch as hvd
 
@@ -25,15 +25,6 @@ def mine(n: int = 6, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 def everyone(n: int = 6) -> torch.Tensor:
     """All ranks' `mine`."""
     return torch.stack([torch.arange(n) % 5 + rank for rank in RANKS]).double()
-
-
-def raises(kind, call) -> str:
-    """What `call` raises; it must be a `kind`."""
-    try:
-        call()
-    except kind as error:
-        return str(error)
-    raise AssertionError(f"no {kind.__name__}")
 
 
 def case_ranks() -> None:

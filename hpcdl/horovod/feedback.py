@@ -1,0 +1,117 @@
+"""Error feedback: what a lossy codec has dropped of a tensor is added to it when it is next reduced."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..arrays import Array, accumulator, of
+from ..codecs import by_name as codec_by_name
+from ..collectives.calls import Constant
+from ..collectives.checks import check_codec
+from ..collectives.group import Group
+from ..collectives.operation import Operation
+from ..collectives.ops import by_name as op_by_name
+from ..errors import InvalidArgument
+from ..reduction.bucket import Bucket, Layout, layout
+from ..reduction.compressor import Compressor, How
+from ..reduction.compressors import by_name, check
+from ..reduction.elementwise import Elementwise
+from .reduce import OPS
+from .wanted import Wanted
+
+__all__ = ["Dropped", "carries_over", "check_way", "reduce_carrying"]
+
+_BUCKET = 4 << 20  # bytes
+
+
+class Dropped:
+    """What this rank has dropped of one tensor so far. Held by whoever reduces that tensor again and again, and given to each reduction."""
+
+    def __init__(self) -> None:
+        self._residual: Array | None = None
+        self.kept: Array | None = None  # what a compressor keeps from step to step
+
+    def added_to(self, x: Array) -> Array:
+        """What is to be added to `x`, flat; zeros at first, and again where `x` has another shape, dtype or device than the last."""
+        held, kind = self._residual, accumulator(x.dtype)
+        if held is None or held.shape != x.shape or held.dtype != kind or of(held) is not of(x):
+            held, self.kept = of(x).xp.zeros(x.shape, kind), None
+            self._residual = held
+        return held.reshape(-1)
+
+
+def carries_over(compression: Any, op: str) -> bool:
+    """Whether what `compression` drops is to be carried over. op: average, sum, … .
+
+    Warns where it should be and cannot: what is dropped of a minimum, say, makes no sense in another. Raises InvalidArgument where the
+    codec cannot do without.
+    """
+    codec = getattr(compression, "codec", None)
+    encodes = codec is not None and op != "adasum" and not by_name(codec).exact
+    if not (encodes and getattr(compression, "error_feedback", False)):
+        return False
+    if op in ("average", "sum"):
+        return True
+    check(by_name(codec), op_by_name(OPS[op]), np.dtype("float32"), horovod=False)
+    warnings.warn(f"what codec {codec!r} drops is lost: error feedback is for Average and Sum, not {op.capitalize()}", stacklevel=4)
+    return False
+
+
+def check_way(group: Group, codec: str, op: str, dtype: np.dtype[Any], feedback: bool) -> None:
+    """Raise InvalidArgument where arrays of `dtype` cannot be reduced through `codec`, with or without error feedback."""
+    compressor: Any = by_name(codec) if feedback else Elementwise(codec_by_name(codec))
+    if isinstance(compressor, Elementwise):
+        check_codec(group, compressor.codec, dtype)
+    if feedback and (op not in ("average", "sum") or compressor.exact):
+        raise InvalidArgument(f"{group.place}: error feedback is for Average and Sum with a lossy codec, not {op} with {compressor.name!r}")
+    if feedback:
+        check(compressor, op_by_name(OPS[op]), dtype, horovod=group.sums is not None)
+
+
+def reduce_carrying(
+    group: Group, arrays: Sequence[Array], wanted: Wanted, dropped: Sequence[Dropped] | None
+) -> list[tuple[Operation, Callable[[], None]]]:
+    """Start to reduce `arrays` in place through a codec or compressor; the operations, each with what is left to do at its end.
+
+    dropped: of each array; None for a rank that takes part with zeros and holds nothing. The same call on all ranks.
+    """
+    compressor = by_name(wanted.codec)
+    held = [Dropped() for _ in arrays] if dropped is None else dropped
+    prescale, postscale = wanted.scales
+    factor = prescale * postscale / (group.transport.size if wanted.op == "average" else 1)
+    plans = layout([x.shape for x in arrays], [x.dtype for x in arrays], _BUCKET)
+    return [_start(group, compressor, plan, arrays, held, factor, number) for number, plan in enumerate(plans)]
+
+
+def _start(
+    group: Group, compressor: Compressor, plan: Layout, arrays: Sequence[Array], held: Sequence[Dropped], factor: float, number: int
+) -> tuple[Operation, Callable[[], None]]:
+    members, first = frozenset(plan.offsets), arrays[next(iter(plan.offsets))]
+    own = {i: held[i].added_to(arrays[i]) for i in members}
+    together = len(members) > 1
+    if together:
+        xp = of(first).xp
+        flat, residual = xp.zeros(plan.size, plan.dtype), xp.zeros(plan.size, accumulator(plan.dtype))
+        for i in members:
+            flat[plan.cut(i)], residual[plan.cut(i)] = arrays[i].reshape(-1), own[i]
+    else:
+        (i,) = members
+        plan = Layout(plan.dtype, {i: 0}, first.size, plan.shapes)
+        flat, residual = first.reshape(-1), own[i]
+    bucket = Bucket(flat, residual, plan, members, kept={i: kept for i in members if (kept := held[i].kept) is not None})
+    op, scale = ("sum", None) if factor == 1 else ("mean", Constant(factor))
+    step = group.started  # the same on all ranks, and another each time
+    operation = compressor.reduce(bucket, group, How(op_by_name(op), "auto", None, scale, step, number))
+
+    def end() -> None:
+        for i in members:
+            held[i].kept = bucket.kept.get(i)
+            if together:
+                arrays[i][...] = flat[plan.cut(i)].reshape(arrays[i].shape)
+                own[i][...] = residual[plan.cut(i)]
+
+    return operation, end
