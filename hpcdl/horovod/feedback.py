@@ -63,13 +63,15 @@ def carries_over(compression: Any, op: str) -> bool:
 
 def check_way(group: Group, codec: str, op: str, dtype: np.dtype[Any], feedback: bool) -> None:
     """Raise InvalidArgument where arrays of `dtype` cannot be reduced through `codec`, with or without error feedback."""
-    compressor: Any = by_name(codec) if feedback else Elementwise(codec_by_name(codec))
+    if not feedback:
+        check_codec(group, codec_by_name(codec), dtype)
+        return
+    compressor = by_name(codec)
+    if op not in ("average", "sum") or compressor.exact:
+        raise InvalidArgument(f"{group.place}: error feedback is for Average and Sum with a lossy codec, not {op} with {compressor.name!r}")
     if isinstance(compressor, Elementwise):
         check_codec(group, compressor.codec, dtype)
-    if feedback and (op not in ("average", "sum") or compressor.exact):
-        raise InvalidArgument(f"{group.place}: error feedback is for Average and Sum with a lossy codec, not {op} with {compressor.name!r}")
-    if feedback:
-        check(compressor, op_by_name(OPS[op]), dtype, horovod=group.sums is not None)
+    check(compressor, op_by_name(OPS[op]), dtype, horovod=group.sums is not None)
 
 
 def reduce_carrying(
