@@ -8,10 +8,11 @@ from typing import Any
 
 from ..arrays import Array, of
 from ..arrays import accumulator as accumulator_of
+from ..codecs import Codec
 from ..codecs import by_name as codec_by_name
 from ..errors import InvalidArgument
 from . import ring, tree
-from .checks import check_array
+from .checks import check_array, check_codec
 from .execute import Body, exchange, execute
 from .follow import follow
 from .group import Group
@@ -70,15 +71,16 @@ def reduce_to(group: Group, x: Array, root: int, op: Op | str) -> Operation:
     return group.start(Signature("reduce", op.name, dtype, x.shape, extra=f"root {root}"), follow(of(x), call))
 
 
-def reduce_scatter_into(group: Group, parts: Sequence[Array], out: Array, op: Op | str) -> Operation:
+def reduce_scatter_into(group: Group, parts: Sequence[Array], out: Array, op: Op | str, codec: Codec | str | None = None) -> Operation:
     """`out` = the reduction over all ranks of their parts[this rank]. `parts` stay as they are; they may differ in length.
 
-    A ring: p-1 steps, n(p-1)/p elements per rank, n elements of scratch memory. All arrays are flat, of one dtype.
+    A ring: p-1 steps, n(p-1)/p elements per rank, which travel in `codec`; n elements of scratch memory. All arrays are flat, of one dtype.
     """
-    op, rank, size = op_by_name(op), group.transport.rank, group.transport.size
+    op, codec, rank, size = op_by_name(op), codec_by_name(codec), group.transport.rank, group.transport.size
     check_parts(group, parts)
     dtype = check_array(group, out, write=True)
     op.check(dtype)
+    check_codec(group, codec, dtype)
     lengths = [part.size for part in parts]
     if any(part.dtype != dtype for part in parts) or out.size != lengths[rank]:
         told = f"{[(str(part.dtype), part.size) for part in parts]} for {dtype} × {out.size}"
@@ -92,7 +94,7 @@ def reduce_scatter_into(group: Group, parts: Sequence[Array], out: Array, op: Op
         work = pool.take(bounds[-1] * work_dtype.itemsize).view(work_dtype)
         for begin, part in zip(bounds, parts, strict=False):
             library.cast(part, work[begin : begin + part.size])
-        task = Task(work, op, codec_by_name(None), group.carrier(library), pool, tag, header, bounds=bounds)
+        task = Task(work, op, codec, group.carrier(library), pool, tag, header, bounds=bounds)
         yield from execute(ring.REDUCE_SCATTER, task)
         mine = work[bounds[rank] : bounds[rank + 1]]
         if op.averages:
@@ -100,4 +102,4 @@ def reduce_scatter_into(group: Group, parts: Sequence[Array], out: Array, op: Op
         library.cast(mine, out)
         pool.give(work.view("u1"))
 
-    return group.start(Signature("reduce_scatter", op.name, dtype, (bounds[-1],), extra=extra), follow(of(out), call))
+    return group.start(Signature("reduce_scatter", op.name, dtype, (bounds[-1],), codec.name, extra=extra), follow(of(out), call))

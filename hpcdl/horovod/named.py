@@ -135,6 +135,7 @@ class Named:
         op: str = "average",
         prescale: float = 1.0,
         postscale: float = 1.0,
+        codec: str = "none",
         grouped: bool = False,
         then: Callable[[Any], Any] | None = None,
     ) -> Request:
@@ -144,12 +145,13 @@ class Named:
         """
         for x in arrays:
             check_op(self.data, op, check_array(self.data, x))
+            check_way(self.data, codec, op, x.dtype, feedback=False)
             if x.ndim == 0:
                 raise InvalidArgument(f"{self.data.place}: Reducescatter does not support scalar inputs")
         if op not in ("average", "sum"):
             raise Refused(f"{self.data.place}: Reducescatter currently only supports AVERAGE and SUM, not {op.upper()}")
         kind = "grouped reducescatter" if grouped else "reducescatter"
-        wanted = Wanted(kind, name, _told(arrays), op, scales=(float(prescale), float(postscale)))
+        wanted = Wanted(kind, name, _told(arrays), op, scales=(float(prescale), float(postscale)), codec=codec)
 
         def begin(verdict: Verdict) -> tuple[list[Operation], Callable[[], Any]]:
             started = [part_of(self.data, x, split_evenly(len(x), self.size), wanted) for x in arrays]

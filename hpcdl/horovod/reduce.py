@@ -69,7 +69,10 @@ def reduce_in_place(group: Group, x: Array, wanted: Wanted, given: Array | None 
 
 
 def part_of(group: Group, x: Array, begins: Sequence[int], wanted: Wanted) -> tuple[Operation, Callable[[], Any]]:
-    """Start to reduce `x`, of which this rank wants rows begins[rank] to begins[rank+1]; and what gives them at the end."""
+    """Start to reduce `x`, of which this rank wants rows begins[rank] to begins[rank+1]; and what gives them at the end.
+
+    The codec is used where the ranks are not all of one node.
+    """
     (prescale, postscale), rank = wanted.scales, group.transport.rank
     plain = wanted.op == "average" and is_floating(x.dtype) and prescale == postscale == 1
     if wanted.op == "average" and not plain:
@@ -80,7 +83,8 @@ def part_of(group: Group, x: Array, begins: Sequence[int], wanted: Wanted) -> tu
     row, flat = math.prod(x.shape[1:]), x.reshape(-1)
     out = of(x).xp.empty((begins[rank + 1] - begins[rank], *x.shape[1:]), x.dtype)
     parts = [flat[row * begin : row * end] for begin, end in pairwise(begins)]
-    operation = reduce_scatter_into(group, parts, out.reshape(-1), "mean" if plain else "sum")
+    codec = wanted.codec if len(set(group.transport.nodes)) > 1 else None
+    operation = reduce_scatter_into(group, parts, out.reshape(-1), "mean" if plain else "sum", codec)
 
     def end() -> Any:
         scale(out, postscale)

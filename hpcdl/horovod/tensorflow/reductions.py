@@ -83,7 +83,7 @@ def reducescatter(
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
 ) -> Any:
-    """This rank's rows of the reduced `tensor`. compression: only one of the user's own is applied; sums are exact otherwise."""
+    """This rank's rows of the reduced `tensor`."""
     how = How(op, prescale_factor, postscale_factor, process_set, ignore_name_scope=ignore_name_scope)
     return _scatter([tensor], name, compression, how)[0]
 
@@ -143,8 +143,9 @@ def _dense(tensors: Sequence[Any], name: str | None, compression: Any, how: How)
 
 
 def _scatter(tensors: Sequence[Any], name: str | None, compression: Any, how: How) -> list[Any]:
-    own = codec_of(compression, True) is None
-    pairs = [compression.compress(x) if own else (x, None) for x in map(tensor_of, tensors)]
+    given = [tensor_of(x) for x in tensors]
+    codec = codec_of(compression, all(x.dtype.is_floating for x in given))
+    pairs = [(x, None) if codec is not None else compression.compress(x) for x in given]
     kind = "GroupedReducescatter" if how.grouped else "Reducescatter"
 
     @tf.custom_gradient
@@ -152,7 +153,7 @@ def _scatter(tensors: Sequence[Any], name: str | None, compression: Any, how: Ho
         told, there = name_of(kind, inputs, name, how.ignore_name_scope), named(how.process_set)
 
         def begin(*arrays: Array) -> Request:
-            return there.reducescatter(arrays, told, op_name(how.op), how.prescale, how.postscale, how.grouped)
+            return there.reducescatter(arrays, told, op_name(how.op), how.prescale, how.postscale, codec or "none", how.grouped)
 
         outs = operate(begin, inputs, [x.dtype for x in inputs], f"Horovod{kind}", how.process_set)
         for out, x in zip(outs, inputs, strict=True):
@@ -165,4 +166,4 @@ def _scatter(tensors: Sequence[Any], name: str | None, compression: Any, how: Ho
         return outs, back
 
     outs = list(scattered(*(x for x, _ in pairs)))
-    return [compression.decompress(out, context) for out, (_, context) in zip(outs, pairs, strict=True)] if own else outs
+    return outs if codec is not None else [compression.decompress(out, context) for out, (_, context) in zip(outs, pairs, strict=True)]

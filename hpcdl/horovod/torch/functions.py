@@ -9,6 +9,7 @@ import torch
 
 from ..arguments import op_of, waiting
 from ..basics import Average, Sum, rank
+from ..compressors import codec_of
 from ..handles import synchronize
 from ..process_sets import ProcessSet, global_process_set
 from .compression import Compression
@@ -16,9 +17,8 @@ from .movement import allgather_async, alltoall_async, broadcast_async, grouped_
 from .reductions import (
     allreduce_async_,
     grouped_allreduce_async_,
-    grouped_reducescatter_async,
     plain_allreduce,
-    reducescatter_async,
+    start_reducescatter,
 )
 
 __all__ = [
@@ -103,20 +103,16 @@ class _AllToAll(torch.autograd.Function):
 
 class _ReduceScatter(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, grouped: bool, name: Any, op: int, process_set: ProcessSet, scales: tuple[float, float], *tensors: torch.Tensor
-    ) -> Any:
-        ctx.grouped, ctx.process_set = grouped, process_set
-        ctx.factor = scales[0] * scales[1] * ((process_set.size() or 1) if op == Sum else 1)
+    def forward(ctx: Any, name: Any, how: tuple[Any, ...], *tensors: torch.Tensor) -> Any:
+        op, process_set, prescale, postscale, *_ = how
+        ctx.process_set, ctx.factor = process_set, prescale * postscale * ((process_set.size() or 1) if op == Sum else 1)
         with waiting(process_set):
-            if grouped:
-                return synchronize(grouped_reducescatter_async(tensors, name, op, process_set, *scales))
-            return synchronize(reducescatter_async(tensors[0], name, op, process_set, *scales))
+            return synchronize(start_reducescatter(tensors, name, *how))
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
         outs = grouped_allgather([(grad * ctx.factor).contiguous() for grad in grads], process_set=ctx.process_set)
-        return (None, None, None, None, None, *outs)
+        return (None, None, *outs)
 
 
 def allreduce(
@@ -213,8 +209,8 @@ def reducescatter(
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
 ) -> torch.Tensor:
-    """This rank's rows of the reduced `tensor`. compression: only that of the user's own is applied; sums are exact otherwise."""
-    return _scattered([tensor], name, compression, op, process_set, (prescale_factor, postscale_factor), grouped=False)[0]
+    """This rank's rows of the reduced `tensor`."""
+    return _scattered([tensor], name, compression, False, op, process_set, prescale_factor, postscale_factor)[0]
 
 
 def grouped_reducescatter(
@@ -227,20 +223,13 @@ def grouped_reducescatter(
     postscale_factor: float = 1.0,
 ) -> list[torch.Tensor]:
     """The same for several tensors, all together."""
-    return _scattered(tensors, name, compression, op, process_set, (prescale_factor, postscale_factor), grouped=True)
+    return _scattered(tensors, name, compression, True, op, process_set, prescale_factor, postscale_factor)
 
 
-def _scattered(
-    tensors: Sequence[torch.Tensor],
-    name: Any,
-    compression: Any,
-    op: int,
-    process_set: ProcessSet,
-    scales: tuple[float, float],
-    grouped: bool,
-) -> list[torch.Tensor]:
-    own = getattr(compression, "codec", None) is None
-    pairs = [compression.compress(x) if own else (x, None) for x in tensors]
-    outs = _ReduceScatter.apply(grouped, name, op, process_set, scales, *(x for x, _ in pairs))
+def _scattered(tensors: Sequence[torch.Tensor], name: Any, compression: Any, grouped: bool, *how: Any) -> list[torch.Tensor]:
+    """how: op, process set, factors before and after."""
+    codec = codec_of(compression, all(x.dtype.is_floating_point for x in tensors))
+    pairs = [(x, None) if codec is not None else compression.compress(x) for x in tensors]
+    outs = _ReduceScatter.apply(name, (*how, grouped, codec or "none"), *(x for x, _ in pairs))
     found = list(outs) if grouped else [outs]
-    return [compression.decompress(out, context) for out, (_, context) in zip(found, pairs, strict=True)] if own else found
+    return found if codec is not None else [compression.decompress(out, context) for out, (_, context) in zip(found, pairs, strict=True)]

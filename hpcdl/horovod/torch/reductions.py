@@ -32,6 +32,7 @@ __all__ = [
     "reducescatter_async",
     "sparse_allreduce_async",
     "start_allreduce",
+    "start_reducescatter",
 ]
 
 
@@ -148,7 +149,7 @@ def reducescatter_async(
     postscale_factor: float = 1.0,
 ) -> int:
     """Start to reduce `tensor`, of which this rank gets its rows: dealt evenly, one more for the first ranks. Average or Sum. A handle."""
-    return _start_reducescatter([tensor], name, op, process_set, prescale_factor, postscale_factor, grouped=False)
+    return start_reducescatter([tensor], name, op, process_set, prescale_factor, postscale_factor)
 
 
 def grouped_reducescatter_async(
@@ -160,19 +161,27 @@ def grouped_reducescatter_async(
     postscale_factor: float = 1.0,
 ) -> int:
     """The same for several tensors, all together."""
-    return _start_reducescatter(list(tensors), name, op, process_set, prescale_factor, postscale_factor, grouped=True)
+    return start_reducescatter(tensors, name, op, process_set, prescale_factor, postscale_factor, grouped=True)
 
 
-def _start_reducescatter(
-    tensors: list[torch.Tensor], name: str | None, op: int, process_set: ProcessSet, prescale: float, postscale: float, grouped: bool
+def start_reducescatter(
+    tensors: Sequence[torch.Tensor],
+    name: str | None,
+    op: int,
+    process_set: ProcessSet,
+    prescale: float,
+    postscale: float,
+    grouped: bool = False,
+    codec: str = "none",
 ) -> int:
+    """Start to reduce `tensors`, of which this rank gets its rows; the handle. Its result is the tensor, or the tuple where `grouped`."""
     there, arrays = named(process_set), [array_of(x) for x in tensors]
 
     def result(outs: Any) -> Any:
         found = tensors_of(outs)
         return found if grouped else found[0]
 
-    return register(there.reducescatter(arrays, name or "", op_name(op), prescale, postscale, grouped, result))
+    return register(there.reducescatter(arrays, name or "", op_name(op), prescale, postscale, codec, grouped, result))
 
 
 def plain_allreduce(

@@ -200,6 +200,22 @@ def case_bad_numbers() -> None:
         p.data.zero_()
 
 
+def case_scattered() -> None:
+    """A part of a sum travels encoded too, and has no memory; whole numbers as they are."""
+    x = torch.randn(4000, 2, generator=torch.Generator().manual_seed(hvd.rank()))
+    exact = hvd.reducescatter(x, op=hvd.Sum, prescale_factor=0.5)
+    for name, bound in (("fp16", 0.01), ("int8", 0.2)):
+        compression = getattr(hvd.Compression, name)
+        out = hvd.reducescatter(x, op=hvd.Sum, prescale_factor=0.5, compression=compression)
+        assert 0 < (out - exact).abs().max() < bound
+        both = hvd.grouped_reducescatter([x, x.half()], compression=compression, op=hvd.Sum)
+        assert both[1].dtype == torch.float16 and (both[0] - 2 * exact).abs().max() < 2 * bound > (both[1] - 2 * exact).abs().max()
+    assert hvd.reducescatter(torch.arange(8), op=hvd.Sum, compression=hvd.Compression.int8).tolist() == [8 * hvd.rank(), 8 * hvd.rank() + 4]
+    assert "from step to step" in raises(ValueError, lambda: hvd.reducescatter(x, compression=hvd.Compression.topk))
+    said = raises(hvd.HorovodInternalError, lambda: hvd.reducescatter(x, compression=hvd.Compression.fp16 if hvd.rank() else Plain))
+    assert "rank 0: reducescatter(float32 of shape [4000, 2], op average, codec int8); ranks 1-3: " in said, said
+
+
 def case_where_it_cannot_be() -> None:
     parameters = [("p", nn.Parameter(torch.zeros(3)))]
 
