@@ -23,7 +23,7 @@ from .transport.base import Transport
 from .transport.last_words import farewell, on_farewell
 from .world import World
 
-__all__ = ["adopt", "init", "running", "thread_share"]
+__all__ = ["adopt", "init", "numbers", "running", "thread_share"]
 
 _lock = threading.Lock()
 _world: World | None = None
@@ -33,10 +33,10 @@ _comm: Any = None
 def init(comm: Any = None, timeout: float | None = None, engine: str | None = None) -> World:
     """The world of all ranks that mpirun or srun started together; a second call returns the same one. Collective.
 
-    comm: an mpi4py communicator to use in place of COMM_WORLD. timeout: seconds without progress after which an operation raises Stalled
-    (default 600, or HPCDL_TIMEOUT). engine: who reduces, ``hpcdl`` (default, or HPCDL_ENGINE) or ``horovod``, an installed Horovod, which
-    then does what `collective` ``auto`` would choose among sums, means and products over all ranks. Raises LaunchError where no MPI library
-    is found, where the launcher belongs to another one, or where no Horovod fits.
+    comm: an mpi4py communicator to use in place of COMM_WORLD, or ranks of it; only those call this then. timeout: seconds without progress
+    after which an operation raises Stalled (default 600, or HPCDL_TIMEOUT). engine: who reduces, ``hpcdl`` (default, or HPCDL_ENGINE) or
+    ``horovod``, an installed Horovod, which then does what `collective` ``auto`` would choose among sums, means, products of all ranks.
+    Raises LaunchError where no MPI library is found, where the launcher belongs to another one, or where no Horovod fits.
     """
     global _comm
     with _lock:
@@ -95,6 +95,16 @@ def _share_settings(world: World, timeout: float, words: str) -> list[str]:
 def running() -> World | None:
     """The world that `init` made; None before that. Not collective."""
     return _world
+
+
+def numbers(comm: Any = None) -> tuple[int, ...]:
+    """The numbers in MPI's COMM_WORLD of the ranks of `comm`, a communicator or ranks; None: of the world that `init` made."""
+    comm = _comm if comm is None else comm
+    if comm is None:
+        return () if _world is None else tuple(range(_world.size))
+    from .transport import mpi
+
+    return mpi.numbers(comm)
 
 
 def thread_share(world: World) -> int:

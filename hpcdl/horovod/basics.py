@@ -57,9 +57,11 @@ _last_words = False
 
 
 def init(comm: Any = None, process_sets: Any = None) -> None:
-    """Begin. comm: ranks of the job, or an mpi4py communicator; default: all. process_sets: a list of ProcessSet, or "dynamic". Collective.
+    """Begin. comm: ranks of the job, in any order, or an mpi4py communicator; only they call this. Default: all. process_sets: a list of
+    ProcessSet, or "dynamic". Collective.
 
-    A second call does nothing. Raises InvalidArgument where process sets are given twice, LaunchError where there is no MPI.
+    A second call does nothing; after `shutdown` it may be with fewer ranks than at first, not with others. Raises InvalidArgument where it
+    is, and for a process set given twice; LaunchError where there is no MPI.
     """
     global _job, _last_words
     if _job is not None:
@@ -228,14 +230,16 @@ def _begun() -> Job:
 
 
 def _world(comm: Any) -> World:
-    if comm is None or not isinstance(comm, Iterable):
-        return start.init(comm)
-    world, ranks = start.init(), [int(rank) for rank in comm]
-    if not ranks:
+    given = None if isinstance(comm, Iterable) and not list(comm) else comm
+    world = start.running()
+    if world is None or given is None:
+        return start.init(given)
+    there, ranks = start.numbers(), start.numbers(given)
+    if ranks == there:
         return world
-    if world.rank not in ranks:
-        raise InvalidArgument(f"rank {world.rank} of {world.size} is not among the ranks of init(comm={ranks}); only those may call it")
-    return world.group(ranks)
+    if not set(ranks) <= set(there):
+        raise InvalidArgument(f"init(comm=ranks {list(ranks)}): this process has begun with the ranks {list(there)}, and knows no others")
+    return world.group([there.index(rank) for rank in ranks])
 
 
 def _peers_across() -> list[int]:

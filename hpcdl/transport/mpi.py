@@ -6,7 +6,7 @@ import ctypes
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import mpi4py
@@ -16,12 +16,13 @@ if "mpi4py.MPI" not in sys.modules:  # else the user's program has started MPI a
 from mpi4py import MPI
 
 from ..arrays import Array
+from ..errors import InvalidArgument
 from ..launch.env import check_launcher
 from .base import NativeCalls, Pending, Transport, TransportFailure, Truncated, Window, renumber
 from .turns import Turns
 from .windows import allocate, free_all, nodes_of
 
-__all__ = ["MPITransport", "before_finalize", "free_all", "give_up_receives", "library_version", "world"]
+__all__ = ["MPITransport", "before_finalize", "free_all", "give_up_receives", "library_version", "numbers", "world"]
 
 
 _TYPES = {f"{kind}int{bits}": getattr(MPI, f"{kind.upper()}INT{bits}_T") for kind in ("", "u") for bits in (8, 16, 32, 64)}
@@ -178,20 +179,41 @@ class MPITransport:
 
 
 def world(comm: Any | None = None) -> MPITransport:
-    """The transport over a duplicate of `comm` (default: MPI.COMM_WORLD). Starts MPI if need be. Collective.
+    """The transport over a duplicate of `comm` (default: MPI.COMM_WORLD), or over these ranks of COMM_WORLD, in this order. Starts MPI if
+    need be. Collective over those ranks.
 
-    Raises LaunchError where the MPI library cannot belong to the launcher.
+    Raises LaunchError where the MPI library cannot belong to the launcher, InvalidArgument for ranks that cannot be.
     """
     if not MPI.Is_initialized():
         check_launcher(str(MPI.Get_library_version()))
         if not os.path.isdir(_INFINIBAND):  # else Open MPI 5 prints an error for each window of shared memory, to no purpose
             os.environ.setdefault("OMPI_MCA_osc", "^ucx")
         MPI.Init_thread(MPI.THREAD_MULTIPLE)
-    comm = MPI.COMM_WORLD if comm is None else comm
-    if not isinstance(comm, MPI.Intracomm):
-        raise TypeError(f"comm must be an mpi4py intra-communicator, got {type(comm).__name__}")
-    comm = comm.Dup()
+    if isinstance(comm, Iterable):
+        comm = _of_ranks(numbers(comm))
+    else:
+        comm = MPI.COMM_WORLD if comm is None else comm
+        if not isinstance(comm, MPI.Intracomm):
+            raise TypeError(f"comm must be an mpi4py intra-communicator, got {type(comm).__name__}")
+        comm = comm.Dup()
     return MPITransport(comm, nodes_of(comm))
+
+
+def numbers(comm: Any) -> tuple[int, ...]:
+    """The numbers in COMM_WORLD of the ranks of `comm`: a communicator, or those numbers themselves."""
+    if isinstance(comm, Iterable):
+        return tuple(int(rank) for rank in comm)
+    return tuple(MPI.Group.Translate_ranks(comm.group, range(comm.size), MPI.COMM_WORLD.group))
+
+
+def _of_ranks(ranks: tuple[int, ...]) -> Any:
+    """A communicator of its own. Called by those ranks only."""
+    rank, size = MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size
+    if len(set(ranks)) != len(ranks) or not all(0 <= member < size for member in ranks):
+        raise InvalidArgument(f"rank {rank} of {size}: ranks must be different and within 0 to {size - 1}, got {list(ranks)}")
+    if rank not in ranks:
+        raise InvalidArgument(f"rank {rank} of {size} is not among the ranks {list(ranks)}; only those may begin with them")
+    return MPI.COMM_WORLD.Create_group(MPI.COMM_WORLD.group.Incl(ranks))
 
 
 def give_up_receives() -> None:

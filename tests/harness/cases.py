@@ -12,6 +12,9 @@ from typing import NamedTuple
 from .programs import run
 from .tell import heard
 
+_LAUNCHES = 4  # of one program, at most: where everything fails, one more tells nothing new
+_TIMED_OUT = -1
+
 
 class Ended(NamedTuple):
     """How a program ended: what each rank told of each case, and all that was printed besides."""
@@ -41,12 +44,30 @@ class Programs:
         return run(*start, self.folder / f"{program}.py", *words, **{**self.environ, **environ})
 
     def _ended(self, program: str, **environ: str) -> Ended:
-        """`ended(program)`: all of a program's cases, run once for each environment."""
+        """`ended(program)`: all of a program's cases, run once for each environment.
+
+        A case that fails ends the program. Those behind it are started again, so that each tells of itself.
+        """
+        told: dict[str, dict[int, str]] = {}
+        code, output, words = 0, "", list[str]()
+        for _ in range(_LAUNCHES):
+            found = self._launched(program, *words, **environ)
+            told.update(found.told)
+            code, output = code or found.code, f"{output}{found.output}\n"
+            cases = list(found.told)
+            failed = next((i for i, case in enumerate(cases) if found.told[case] != dict.fromkeys(range(self.ranks), "")), len(cases))
+            words = cases[failed + 1 :]
+            if not words or found.code == _TIMED_OUT:
+                break
+        return Ended(told, code, output)
+
+    def _launched(self, program: str, *words: str, **environ: str) -> Ended:
         try:
-            process = self.launch(program, **environ)
+            process = self.launch(program, *words, **environ)
             code, output = process.returncode, process.stdout + process.stderr
         except subprocess.TimeoutExpired as error:
-            code, output = -1, "".join(part if isinstance(part, str) else (part or b"").decode() for part in (error.stdout, error.stderr))
+            code = _TIMED_OUT
+            output = "".join(part if isinstance(part, str) else (part or b"").decode() for part in (error.stdout, error.stderr))
         told, rest = heard(output)
         return Ended(told, code, rest)
 
@@ -54,6 +75,6 @@ class Programs:
         """The case ran on every rank and none found fault."""
         found = self.ended(program, **environ)
         told = found.told.get(case, {})
-        for rank, error in sorted(told.items()):
-            assert not error, f"rank {rank}: {error}"
+        errors = [f"rank {rank}: {error}" for rank, error in sorted(told.items()) if error]
+        assert not errors, "\n".join(errors)
         assert sorted(told) == list(range(self.ranks)), f"ranks {sorted(told)} came to the end; exit {found.code}\n{found.output[-4000:]}"

@@ -16,13 +16,16 @@ def say(**told: Any) -> None:
 
 
 def tell(cases: dict[str, Any], rank: int, *given: Any, after: Callable[[], object] = lambda: None) -> None:
-    """Run every function of `cases` whose name begins with ``case_`` (or those named on the command line), and `after` behind each."""
-    for name, case in list(cases.items()):
-        short = name.removeprefix("case_")
-        if short == name or (sys.argv[1:] and short not in sys.argv[1:]):
-            continue
+    """Run every function of `cases` whose name begins with ``case_`` (or those named on the command line), and `after` behind each.
+
+    A case that raises ends the program: the other ranks may be waiting for this one.
+    """
+    found = {name.removeprefix("case_"): case for name, case in cases.items() if name.startswith("case_")}
+    chosen = [short for short in found if not sys.argv[1:] or short in sys.argv[1:]]
+    say(cases=chosen)
+    for short in chosen:
         try:
-            case(*given)
+            found[short](*given)
         except BaseException as error:
             say(case=short, rank=rank, error=f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
             raise
@@ -30,14 +33,26 @@ def tell(cases: dict[str, Any], rank: int, *given: Any, after: Callable[[], obje
         after()
 
 
+def raises(kind: type[Exception], call: Callable[[], object]) -> str:
+    """What `call` raises; it must be a `kind`."""
+    try:
+        call()
+    except kind as error:
+        return str(error)
+    raise AssertionError(f"no {kind.__name__}")
+
+
 def heard(output: str) -> tuple[dict[str, dict[int, str]], str]:
-    """What each rank told of each case, and the other lines."""
+    """What each rank told of each case, in the order of the cases, and the other lines."""
     told: dict[str, dict[int, str]] = {}
     rest = []
     for line in output.splitlines():
         if line.startswith("@{"):
             said = json.loads(line[1:])
-            told.setdefault(said["case"], {})[said["rank"]] = said["error"]
+            for case in said.get("cases", ()):
+                told.setdefault(case, {})
+            if "case" in said:
+                told[said["case"]][said["rank"]] = said["error"]
         elif line.strip():
             rest.append(line)
     return told, "\n".join(rest)
