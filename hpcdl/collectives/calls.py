@@ -76,8 +76,9 @@ def allreduce(
 ) -> Operation:
     """Reduce `x` in place over the group. `scale` replaces the mean's own factor, where several arrays share one.
 
-    given: an array like `x`, beside it, whose values are reduced in place of those of `x`. It takes no memory and sends nothing before
-    the operations `after` have finished.
+    residual: what was lost before and is added now, like `x` in its work dtype; takes what is lost this time. after: operations that must
+    have finished before this one takes memory or sends anything. given: an array of the shape and dtype of `x`, beside it, whose values
+    are reduced in place of those of `x`; it is read until the operation has finished, and stays as it was.
     """
     feedback, weighted = residual is not None, weight is not None or scale is not None
     check_array(group, x, write=True)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterable
 from typing import Any
 
-from .. import start
 from ..errors import InvalidArgument
-from ..world import World
 from .errors import NotInitialized
 from .job import DYNAMIC, Job
+from .members import world_of
 from .named import Named
 from .process_sets import ProcessSet, global_process_set
 
@@ -71,7 +69,7 @@ def init(comm: Any = None, process_sets: Any = None) -> None:
             raise InvalidArgument(f'process_sets must be a list of ProcessSet or "dynamic", got {process_sets!r}')
         os.environ[DYNAMIC] = "1"
         process_sets = None
-    world = _world(comm)
+    world = world_of(comm)
     _job = Job(world)
     global_process_set.ranks = list(range(world.size))
     global_process_set.process_set_id = 0
@@ -227,19 +225,6 @@ def _begun() -> Job:
     if _job is None:
         raise NotInitialized
     return _job
-
-
-def _world(comm: Any) -> World:
-    given = None if isinstance(comm, Iterable) and not list(comm) else comm
-    world = start.running()
-    if world is None or given is None:
-        return start.init(given)
-    there, ranks = start.numbers(), start.numbers(given)
-    if ranks == there:
-        return world
-    if not set(ranks) <= set(there):
-        raise InvalidArgument(f"init(comm=ranks {list(ranks)}): this process has begun with the ranks {list(there)}, and knows no others")
-    return world.group([there.index(rank) for rank in ranks])
 
 
 def _peers_across() -> list[int]:
