@@ -29,19 +29,32 @@ _BUCKET = 4 << 20  # bytes
 
 
 class Dropped:
-    """What this rank has dropped of one tensor so far. Held by whoever reduces that tensor again and again, and given to each reduction."""
+    """What this rank has dropped of one tensor so far: `residual`, of its shape. Held by whoever reduces that tensor again and again.
+
+    A reduction takes it, and puts back what is left. Two at a time do no harm: the second finds nothing, and what both put back adds up.
+    """
 
     def __init__(self) -> None:
-        self._residual: Array | None = None
+        self.residual: Array | None = None
         self.kept: Array | None = None  # what a compressor keeps from step to step
 
-    def added_to(self, x: Array) -> Array:
-        """What is to be added to `x`, flat; zeros at first, and again where `x` has another shape, dtype or device than the last."""
-        held, kind = self._residual, accumulator(x.dtype)
-        if held is None or held.shape != x.shape or held.dtype != kind or of(held) is not of(x):
-            held, self.kept = of(x).xp.zeros(x.shape, kind), None
-            self._residual = held
-        return held.reshape(-1)
+    def take(self, x: Array) -> Array:
+        """What is to be added to `x`, flat: zeros at first, and again where `x` has another shape, dtype or device than the last."""
+        found, self.residual = self.residual, None
+        if found is None or not _alike(found, x.shape, accumulator(x.dtype), of(x)):
+            found, self.kept = of(x).xp.zeros(x.shape, accumulator(x.dtype)), None
+        return found.reshape(-1)
+
+    def put(self, residual: Array, kept: Array | None) -> None:
+        """What is left after a reduction."""
+        other = self.residual
+        if other is not None and _alike(other, residual.shape, residual.dtype, of(residual)):
+            residual = residual + other
+        self.residual, self.kept = residual, kept
+
+
+def _alike(x: Array, shape: tuple[int, ...], dtype: Any, library: Any) -> bool:
+    return x.shape == shape and x.dtype == dtype and of(x) is library
 
 
 def carries_over(compression: Any, op: str) -> bool:
@@ -93,7 +106,8 @@ def _start(
     group: Group, compressor: Compressor, plan: Layout, arrays: Sequence[Array], held: Sequence[Dropped], factor: float, number: int
 ) -> tuple[Operation, Callable[[], None]]:
     members, first = frozenset(plan.offsets), arrays[next(iter(plan.offsets))]
-    own = {i: held[i].added_to(arrays[i]) for i in members}
+    own = {i: held[i].take(arrays[i]) for i in members}
+    kept = {i: last for i in members if (last := held[i].kept) is not None}
     together = len(members) > 1
     if together:
         xp = of(first).xp
@@ -104,16 +118,17 @@ def _start(
         (i,) = members
         plan = Layout(plan.dtype, {i: 0}, first.size, plan.shapes)
         flat, residual = first.reshape(-1), own[i]
-    bucket = Bucket(flat, residual, plan, members, kept={i: kept for i in members if (kept := held[i].kept) is not None})
+    bucket = Bucket(flat, residual, plan, members, kept=kept)
     op, scale = ("sum", None) if factor == 1 else ("mean", Constant(factor))
     step = group.started  # the same on all ranks, and another each time
     operation = compressor.reduce(bucket, group, How(op_by_name(op), "auto", None, scale, step, number))
 
     def end() -> None:
         for i in members:
-            held[i].kept = bucket.kept.get(i)
+            shape = arrays[i].shape
             if together:
-                arrays[i][...] = flat[plan.cut(i)].reshape(arrays[i].shape)
+                arrays[i][...] = flat[plan.cut(i)].reshape(shape)
                 own[i][...] = residual[plan.cut(i)]
+            held[i].put(own[i].reshape(shape), bucket.kept.get(i))
 
     return operation, end

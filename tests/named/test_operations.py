@@ -12,6 +12,7 @@ from hpcdl.arrays import BFLOAT16
 from hpcdl.errors import InvalidArgument
 from hpcdl.horovod.adasum import combine
 from hpcdl.horovod.errors import Refused
+from hpcdl.horovod.feedback import Dropped
 from hpcdl.horovod.named import Named
 from hpcdl.horovod.timeline import Timeline
 
@@ -277,5 +278,35 @@ def test_nothing_stays_open(ranks, n) -> None:
                 request.wait()
             assert not named.table._active and not named.data._active
         named.close()
+
+    ranks(n, body)
+
+
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("codec", ["int8", "sign", "topk", "randomk", "powersgd"])
+def test_error_feedback(ranks, n, codec) -> None:
+    """What is given is what is applied and what is still held back: several arrays at once, twice at a time, of shapes that change."""
+
+    def body(world) -> None:
+        named, dropped, other = Named(world), [Dropped(), Dropped(), Dropped()], Dropped()
+        given, applied = np.zeros(40 * 30), np.zeros(40 * 30)
+        for step in range(6):
+            arrays = [np.random.default_rng(10 * step + world.rank).normal(size=s) for s in ((40, 30), (), (0, 3))]
+            again = arrays[0] * 0.5
+            given += 1.5 * arrays[0].reshape(-1)
+            first = named.allreduce(arrays, "x", "sum", codec=codec, grouped=True, dropped=dropped)
+            second = named.allreduce([again], "y", "average", 2.0, n / 2, codec=codec, dropped=dropped[:1])
+            small = np.full(3 + step // 3, 0.5, np.float32)
+            named.allreduce([small], "z", "sum", codec=codec, dropped=[other]).wait()
+            first.wait()
+            second.wait()
+            applied += (arrays[0] + again).reshape(-1)
+        held = dropped[0].residual
+        assert held.shape == (40, 30) and other.residual.shape == (4,) and other.residual.dtype == np.float32
+        for x in (given, held):
+            named.allreduce([x], op="sum").wait()
+        np.testing.assert_allclose(applied + held.reshape(-1), given, atol=1e-4)
+        if n == 1 or codec in ("randomk", "sign", "topk"):
+            assert bool(held.any()) == (n > 1)
 
     ranks(n, body)

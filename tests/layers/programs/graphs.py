@@ -211,7 +211,7 @@ def case_error_feedback(s) -> None:
             step()
         assert len(dropped._held) == before + 2
         moved = -np.concatenate([v, tf.reshape(other, [-1])])
-        owed = np.concatenate([dropped.dropped_of([x])[0].added_to(x.numpy()) for x in (v, other)])
+        owed = np.concatenate([dropped.dropped_of([x])[0].residual.reshape(-1) for x in (v, other)])
         total = hvd.allreduce(owed) + moved
         np.testing.assert_allclose(total, 150 * 2.0, rtol=1e-5)
         assert moved.min() >= 40 * 2.0

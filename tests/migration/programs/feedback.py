@@ -49,7 +49,7 @@ def moved(compression, steps=60, n=400, dtype=torch.float32, **settings) -> tupl
 def owed(optimizer) -> dict[str, torch.Tensor]:
     """What all ranks still hold back, by name of the parameter."""
     gradients = optimizer._gradients
-    found = {gradients._names[p]: torch.from_numpy(held.added_to(p.grad.numpy())).view(p.shape) for p, held in gradients._dropped.items()}
+    found = {gradients._names[p]: torch.from_numpy(held.residual.copy()) for p, held in gradients._dropped.items()}
     return {name: hvd.allreduce(x, op=hvd.Sum, name=f"owed {name}") for name, x in sorted(found.items())}
 
 
