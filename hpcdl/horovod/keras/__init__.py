@@ -6,33 +6,9 @@ from typing import Any
 
 from ...keras.start import settle
 from .. import basics as _basics
-from ..basics import (
-    Adasum,
-    Average,
-    Sum,
-    ccl_built,
-    cross_rank,
-    cross_size,
-    cuda_built,
-    ddl_built,
-    gloo_built,
-    gloo_enabled,
-    is_initialized,
-    local_rank,
-    local_size,
-    mpi_built,
-    mpi_enabled,
-    mpi_threads_supported,
-    named,
-    nccl_built,
-    rank,
-    rocm_built,
-    shutdown,
-    size,
-    start_timeline,
-    stop_timeline,
-)
-from ..process_sets import ProcessSet, add_process_set, global_process_set, remove_process_set
+from .. import shared
+from ..basics import named, shutdown
+from ..shared import *  # noqa: F403 - all that is in its __all__
 from . import callbacks, elastic
 from .compression import Compression
 from .models import load_model
@@ -40,46 +16,21 @@ from .optimizer import DistributedOptimizer, PartialDistributedOptimizer
 from .values import allgather, allreduce, broadcast, broadcast_global_variables, reducescatter
 
 __all__ = [
-    "Adasum",
-    "Average",
     "Compression",
     "DistributedOptimizer",
     "PartialDistributedOptimizer",
-    "ProcessSet",
-    "Sum",
-    "add_process_set",
     "allgather",
     "allreduce",
     "broadcast",
     "broadcast_global_variables",
     "callbacks",
-    "ccl_built",
-    "cross_rank",
-    "cross_size",
-    "cuda_built",
-    "ddl_built",
     "elastic",
-    "global_process_set",
-    "gloo_built",
-    "gloo_enabled",
     "init",
-    "is_initialized",
     "load_model",
-    "local_rank",
-    "local_size",
-    "mpi_built",
-    "mpi_enabled",
-    "mpi_threads_supported",
-    "nccl_built",
-    "rank",
     "reducescatter",
-    "remove_process_set",
-    "rocm_built",
     "shutdown",
-    "size",
-    "start_timeline",
-    "stop_timeline",
 ]
+__all__ += shared.__all__
 
 
 def init(comm: Any = None, process_sets: Any = None) -> None:

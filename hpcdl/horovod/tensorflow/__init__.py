@@ -5,38 +5,10 @@ Eagerly, in `tf.function` and in graphs of TensorFlow 1; not inside what XLA com
 
 from __future__ import annotations
 
-from ..basics import (
-    Adasum,
-    Average,
-    Max,
-    Min,
-    Product,
-    Sum,
-    ccl_built,
-    cross_rank,
-    cross_size,
-    cuda_built,
-    ddl_built,
-    gloo_built,
-    gloo_enabled,
-    init,
-    is_homogeneous,
-    is_initialized,
-    local_rank,
-    local_size,
-    mpi_built,
-    mpi_enabled,
-    mpi_threads_supported,
-    nccl_built,
-    rank,
-    rocm_built,
-    shutdown,
-    size,
-    start_timeline,
-    stop_timeline,
-)
+from .. import shared
+from ..basics import Max, Min, Product, init, is_homogeneous, shutdown
 from ..errors import HorovodInternalError
-from ..process_sets import ProcessSet, add_process_set, global_process_set, remove_process_set
+from ..shared import *  # noqa: F403 - all that is in its __all__
 from . import elastic
 from .compression import Compression
 from .movement import allgather, alltoall, barrier, broadcast, grouped_allgather, join
@@ -56,8 +28,6 @@ from .variables import (
 )
 
 __all__ = [
-    "Adasum",
-    "Average",
     "BroadcastGlobalVariablesHook",
     "Compression",
     "DistributedGradientTape",
@@ -66,11 +36,8 @@ __all__ = [
     "Max",
     "Min",
     "PartialDistributedGradientTape",
-    "ProcessSet",
     "Product",
-    "Sum",
     "SyncBatchNormalization",
-    "add_process_set",
     "allgather",
     "allgather_object",
     "allreduce",
@@ -82,39 +49,19 @@ __all__ = [
     "broadcast_object",
     "broadcast_object_fn",
     "broadcast_variables",
-    "ccl_built",
-    "cross_rank",
-    "cross_size",
-    "cuda_built",
-    "ddl_built",
     "elastic",
-    "global_process_set",
-    "gloo_built",
-    "gloo_enabled",
     "grouped_allgather",
     "grouped_allreduce",
     "grouped_reducescatter",
     "init",
     "is_homogeneous",
-    "is_initialized",
     "join",
-    "local_rank",
     "local_rank_op",
-    "local_size",
     "local_size_op",
-    "mpi_built",
-    "mpi_enabled",
-    "mpi_threads_supported",
-    "nccl_built",
     "process_set_included_op",
-    "rank",
     "rank_op",
     "reducescatter",
-    "remove_process_set",
-    "rocm_built",
     "shutdown",
-    "size",
     "size_op",
-    "start_timeline",
-    "stop_timeline",
 ]
+__all__ += shared.__all__

@@ -5,39 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from .. import basics as _basics
-from ..basics import (
-    Adasum,
-    Average,
-    Max,
-    Min,
-    Product,
-    Sum,
-    ccl_built,
-    cross_rank,
-    cross_size,
-    cuda_built,
-    ddl_built,
-    gloo_built,
-    gloo_enabled,
-    init,
-    is_homogeneous,
-    is_initialized,
-    local_rank,
-    local_size,
-    mpi_built,
-    mpi_enabled,
-    mpi_threads_supported,
-    nccl_built,
-    rank,
-    rocm_built,
-    size,
-    start_timeline,
-    stop_timeline,
-)
+from .. import shared
+from ..basics import Max, Min, Product, init, is_homogeneous
 from ..errors import HorovodInternalError
 from ..handles import forget_all, poll, synchronize
 from ..objects import broadcast_object
-from ..process_sets import ProcessSet, add_process_set, global_process_set, remove_process_set
+from ..shared import *  # noqa: F403 - all that is in its __all__
 from . import elastic
 from .compression import Compression
 from .functions import (
@@ -76,18 +49,13 @@ from .state import allgather_object, broadcast_optimizer_state, broadcast_parame
 from .sync_batch_norm import SyncBatchNorm
 
 __all__ = [
-    "Adasum",
-    "Average",
     "Compression",
     "DistributedOptimizer",
     "HorovodInternalError",
     "Max",
     "Min",
-    "ProcessSet",
     "Product",
-    "Sum",
     "SyncBatchNorm",
-    "add_process_set",
     "allgather",
     "allgather_async",
     "allgather_object",
@@ -105,15 +73,7 @@ __all__ = [
     "broadcast_object",
     "broadcast_optimizer_state",
     "broadcast_parameters",
-    "ccl_built",
-    "cross_rank",
-    "cross_size",
-    "cuda_built",
-    "ddl_built",
     "elastic",
-    "global_process_set",
-    "gloo_built",
-    "gloo_enabled",
     "grouped_allgather",
     "grouped_allgather_async",
     "grouped_allreduce",
@@ -124,27 +84,15 @@ __all__ = [
     "grouped_reducescatter_async",
     "init",
     "is_homogeneous",
-    "is_initialized",
     "join",
-    "local_rank",
-    "local_size",
-    "mpi_built",
-    "mpi_enabled",
-    "mpi_threads_supported",
-    "nccl_built",
     "poll",
-    "rank",
     "reducescatter",
     "reducescatter_async",
-    "remove_process_set",
-    "rocm_built",
     "shutdown",
-    "size",
     "sparse_allreduce_async",
-    "start_timeline",
-    "stop_timeline",
     "synchronize",
 ]
+__all__ += shared.__all__
 
 
 def shutdown(*args: Any, **kwargs: Any) -> None:

@@ -1,0 +1,58 @@
+"""What Horovod's fronts for all frameworks have in common, under the names that they give it."""
+
+from __future__ import annotations
+
+from .basics import (
+    Adasum,
+    Average,
+    Sum,
+    ccl_built,
+    cross_rank,
+    cross_size,
+    cuda_built,
+    ddl_built,
+    gloo_built,
+    gloo_enabled,
+    is_initialized,
+    local_rank,
+    local_size,
+    mpi_built,
+    mpi_enabled,
+    mpi_threads_supported,
+    nccl_built,
+    rank,
+    rocm_built,
+    size,
+    start_timeline,
+    stop_timeline,
+)
+from .process_sets import ProcessSet, add_process_set, global_process_set, remove_process_set
+
+__all__ = [
+    "Adasum",
+    "Average",
+    "ProcessSet",
+    "Sum",
+    "add_process_set",
+    "ccl_built",
+    "cross_rank",
+    "cross_size",
+    "cuda_built",
+    "ddl_built",
+    "global_process_set",
+    "gloo_built",
+    "gloo_enabled",
+    "is_initialized",
+    "local_rank",
+    "local_size",
+    "mpi_built",
+    "mpi_enabled",
+    "mpi_threads_supported",
+    "nccl_built",
+    "rank",
+    "remove_process_set",
+    "rocm_built",
+    "size",
+    "start_timeline",
+    "stop_timeline",
+]
