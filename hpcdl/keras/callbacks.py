@@ -10,8 +10,9 @@ import numpy as np
 from ..errors import InvalidArgument
 from ..world import World
 from .attach import attach
-from .metrics import averaged
-from .replicas import broadcast, mean_statistics
+from .metrics import averaged, mean_of_others
+from .rates import first_rate, note_rate
+from .replicas import broadcast, check_rates, mean_statistics
 from .start import default_world
 
 __all__ = ["AverageMetrics", "BackupAndRestore", "BroadcastVariables", "EarlyStopping", "OnRank0", "TerminateOnNaN"]
@@ -32,6 +33,8 @@ class BroadcastVariables(keras.callbacks.Callback):
 
     See `attach`. What layers keep of the data that they saw (the moving averages of BatchNormalization) is made the mean over all ranks at
     the end of each epoch, before its validation. Put it first, before callbacks that save the model.
+
+    Raises Mismatch, on every rank, where another callback made the ranks' learning rates differ.
     """
 
     def __init__(self, world: World | None = None) -> None:
@@ -46,6 +49,7 @@ class BroadcastVariables(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Statistics of this epoch follow."""
+        check_rates(self._world, self.model)
         self._pending = True
 
     def on_test_begin(self, logs: Any = None) -> None:
@@ -65,7 +69,8 @@ class BroadcastVariables(keras.callbacks.Callback):
 class AverageMetrics(keras.callbacks.Callback):
     """At the end of each epoch: ``logs`` (loss, metrics, ``val_…``) are of all ranks' samples, for the callbacks that come after it.
 
-    See `hpcdl.keras.metrics` for what is exact. Validation may be on a `shard`, or on other data of each rank; data that all ranks have in
+    Other numbers in them, which a train_step of one's own or a callback before this one has put there, are averaged over ranks. See
+    `hpcdl.keras.metrics` for what is exact. Validation may be on a `shard`, or on other data of each rank; data that all ranks have in
     full give the same either way.
     """
 
@@ -91,11 +96,13 @@ class AverageMetrics(keras.callbacks.Callback):
             self._validation = {f"val_{name}": value for name, value in averaged(self.world, self.model).items()}
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Write into the logs that all callbacks are given."""
+        """Write into the logs that all callbacks are given. Raises Mismatch, on every rank, where their logs have other names."""
         self._training = False
         train = averaged(self.world, self.model) if self._train is None else self._train
         if logs is not None:
-            logs.update({name: value for name, value in {**train, **self._validation}.items() if name in logs})
+            known = {**train, **self._validation}
+            means = mean_of_others(self.world, logs, known)
+            logs.update(means | {name: value for name, value in known.items() if name in logs})
 
 
 class OnRank0(keras.callbacks.Callback):
@@ -150,7 +157,8 @@ class TerminateOnNaN(keras.callbacks.TerminateOnNaN):
 class BackupAndRestore(keras.callbacks.BackupAndRestore):
     """Keras's BackupAndRestore, of which rank 0 writes and reads the files; all ranks go on with its state, in the same epoch.
 
-    So only rank 0 needs the folder, and the ranks may be more or fewer than before. Put it behind `BroadcastVariables`. Arguments: those of
+    So only rank 0 needs the folder, and the ranks may be more or fewer than before. Put it behind `BroadcastVariables`; warm-ups and
+    schedules of the learning rate still know the rate that the optimizer was made with. Arguments: those of
     ``keras.callbacks.BackupAndRestore``.
     """
 
@@ -160,10 +168,12 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Restore what there is. Collective."""
+        first = first_rate(self.model.optimizer)
         if self.world.rank == 0:
             super().on_train_begin(logs)
         self.model._initial_epoch = int(self.world.broadcast(np.array([self.model._initial_epoch or 0]))[0])
         broadcast(self.world, self.model)
+        note_rate(self.model.optimizer, first)
 
     def on_train_end(self, logs: Any = None) -> None:
         """Rank 0 removes the files."""

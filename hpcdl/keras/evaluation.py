@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from ..world import World
-from .metrics import averaged
+from .metrics import averaged, mean_of_others
 from .replicas import mean_statistics
 from .shard import Sharded
 
@@ -22,8 +22,9 @@ def evaluate(world: World, model: Any, x: Any = None, *arguments: Any, return_di
         return type(model).evaluate(model, x, *arguments, return_dict=return_dict, **settings)
     mean_statistics(world, model)
     with x.in_order():
-        type(model).evaluate(model, x, *arguments, return_dict=True, **settings)
-    found = averaged(world, model)
+        logs = type(model).evaluate(model, x, *arguments, return_dict=True, **settings)
+    known = averaged(world, model)
+    found = {name: value for name, value in known.items() if name in logs} | mean_of_others(world, logs, known)
     return found if return_dict else model._flatten_metrics_in_order(found)
 
 

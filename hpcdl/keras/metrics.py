@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import numbers
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
+from ..agree import compare
 from ..world import World
 
-__all__ = ["averaged", "samples"]
+__all__ = ["averaged", "mean_of_others", "samples"]
 
 
 def averaged(world: World, model: Any) -> dict[str, Any]:
@@ -43,6 +45,18 @@ def averaged(world: World, model: Any) -> dict[str, Any]:
         for v, x in zip(sums, local, strict=True):
             v.assign(x)
     return {name: _plain(value) for name, value in found.items()}
+
+
+def mean_of_others(world: World, logs: Mapping[str, Any], known: Collection[str]) -> dict[str, float]:
+    """The means over ranks of the numbers in `logs` under names that are not `known`: what a step of one's own or a callback put there.
+
+    Collective. Raises Mismatch, on every rank, where the ranks' logs have other names.
+    """
+    others = {name: value for name, value in sorted(logs.items()) if name not in known and isinstance(value, numbers.Real)}
+    compare(world, list(others), "the logs")
+    if not others:
+        return {}
+    return dict(zip(others, world.allreduce(np.array(list(others.values()), np.float64), "mean").tolist(), strict=True))
 
 
 def _results(model: Any) -> dict[str, Any]:

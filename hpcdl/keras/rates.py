@@ -11,11 +11,34 @@ from ..errors import InvalidArgument
 from .backends import current
 from .start import default_world
 
-__all__ = ["LearningRateSchedule", "LearningRateWarmup", "warmed"]
+__all__ = ["LearningRateSchedule", "LearningRateWarmup", "first_rate", "note_rate", "rate", "warmed"]
+
+
+_FIRST = "_hpcdl_first_rate"  # under this name an optimizer carries its first rate, and that which it was given last
+
+
+def rate(optimizer: Any) -> float:
+    """The learning rate by now."""
+    return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+
+
+def first_rate(optimizer: Any) -> float:
+    """The learning rate before it was changed here; what somebody else has changed since is a new first one."""
+    now = rate(optimizer)
+    first, given = optimizer.__dict__.get(_FIRST, (now, now))
+    return float(first if given == now else now)
+
+
+def note_rate(optimizer: Any, first: float) -> None:
+    """The learning rate by now comes from `first`."""
+    optimizer.__dict__[_FIRST] = first, rate(optimizer)
 
 
 class LearningRateSchedule(keras.callbacks.Callback):
     """The rate that the optimizer had at first, times ``multiplier(epoch)``, from start_epoch to before end_epoch.
+
+    At first: before callbacks of this kind changed it, in an earlier `fit` too. A model that was saved meanwhile does not know; give
+    initial_lr then.
 
     multiplier: a function, or a number for all of these epochs. staircase: set at the beginning of each epoch; without it at each batch,
     for a fractional epoch, which needs steps_per_epoch where `fit` does not know how many batches an epoch has.
@@ -40,12 +63,12 @@ class LearningRateSchedule(keras.callbacks.Callback):
         self._steps, self._epoch = steps_per_epoch, 0
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Take the rate that the optimizer has, as the one that is multiplied."""
+        """Take the rate that the optimizer had at first, as the one that is multiplied."""
         optimizer = self.model.optimizer
         if isinstance(getattr(optimizer, "_learning_rate", None), keras.optimizers.schedules.LearningRateSchedule):
             raise InvalidArgument("the optimizer follows a learning rate schedule of its own; give it a number, or leave this callback out")
         if self.initial_lr is None:
-            self.initial_lr = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+            self.initial_lr = first_rate(optimizer)
         self._steps = self._steps or (self.params or {}).get("steps")
         if not self.staircase and not self._steps:
             raise InvalidArgument("how many batches an epoch has is not known; pass steps_per_epoch=…, or staircase=True")
@@ -64,7 +87,7 @@ class LearningRateSchedule(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Tell the rate, as ``learning_rate``."""
         if logs is not None:
-            logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+            logs["learning_rate"] = rate(self.model.optimizer)
 
     def _set(self, epoch: float) -> None:
         if epoch < self.start_epoch or (self.end_epoch is not None and epoch >= self.end_epoch):
@@ -72,6 +95,7 @@ class LearningRateSchedule(keras.callbacks.Callback):
         current().sync(self.model)
         factor = self.multiplier(epoch) if callable(self.multiplier) else self.multiplier
         self.model.optimizer.learning_rate = (self.initial_lr or 0.0) * factor
+        note_rate(self.model.optimizer, self.initial_lr or 0.0)
 
 
 class LearningRateWarmup(LearningRateSchedule):

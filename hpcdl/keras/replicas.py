@@ -10,11 +10,13 @@ import keras
 import numpy as np
 
 from ..agree import compare
+from ..errors import Mismatch
 from ..world import World
 from .metrics import samples
 from .optimizer import distributed
+from .rates import rate
 
-__all__ = ["broadcast", "broadcast_variables", "mean_statistics"]
+__all__ = ["broadcast", "broadcast_variables", "check_rates", "mean_statistics"]
 
 
 def broadcast(world: World, model: Any, root: int = 0, own: Sequence[Any] = ()) -> None:
@@ -25,10 +27,7 @@ def broadcast(world: World, model: Any, root: int = 0, own: Sequence[Any] = ()) 
     Not the states of random generators, so that dropout differs between ranks wherever their seeds do. Raises Mismatch, the same on every
     rank, where the ranks' models differ in number, shape or dtype of their variables.
     """
-    optimizers = {
-        id(optimizer): optimizer for optimizer in (getattr(model, "optimizer", None), *distributed(model)) if optimizer is not None
-    }
-    variables = [*model.weights, *(v for optimizer in optimizers.values() for v in optimizer.variables)]
+    variables = [*model.weights, *(v for optimizer in _optimizers(model) for v in optimizer.variables)]
     broadcast_variables(world, [v for v in variables if all(v is not mine for mine in own)], root)
 
 
@@ -45,6 +44,20 @@ def broadcast_variables(world: World, variables: Sequence[Any], root: int = 0) -
     if world.rank != root:
         for v, value in zip(variables, values, strict=True):
             v.assign(value)
+
+
+def check_rates(world: World, model: Any) -> None:
+    """Raise Mismatch, the same on every rank, unless all ranks' optimizers have the same learning rates. Collective; one all-gather."""
+    rates = [rate(optimizer) for optimizer in _optimizers(model)]
+    everyone = world.allgather(np.array([rates]))
+    different = (everyone != everyone[0]).any(1)
+    if different.any():
+        other = int(different.argmax())
+        raise Mismatch(
+            f"the learning rates differ between the {world.size} ranks: {everyone[0].tolist()} on rank 0, {everyone[other].tolist()} on "
+            f"rank {other}, so that replicas would drift apart; cure: average the metrics (AverageMetrics(), or Horovod's "
+            "MetricAverageCallback) before a callback that changes the rate by them, such as ReduceLROnPlateau"
+        )
 
 
 def mean_statistics(world: World, model: Any) -> None:
@@ -67,6 +80,12 @@ def mean_statistics(world: World, model: Any) -> None:
     parts = np.split(sums, np.cumsum([x.size for x in values])[:-1])
     for v, x, mean in zip(kept.values(), values, parts, strict=True):
         v.assign(mean.reshape(x.shape).astype(x.dtype))
+
+
+def _optimizers(model: Any) -> list[Any]:
+    """That of `compile`, and distributed ones that are attributes of the model."""
+    found = {id(optimizer): optimizer for optimizer in (getattr(model, "optimizer", None), *distributed(model)) if optimizer is not None}
+    return list(found.values())
 
 
 def _unnumbered(name: str) -> str:

@@ -175,11 +175,12 @@ class Sharded(DataAdapter):
         return data_adapter_utils.get_torch_dataloader(self._batches())
 
     def get_tf_dataset(self) -> Any:
-        """The same as a data set that reads ahead. It knows tuples only, where a batch may have lists."""
+        """The same as a data set that reads ahead. It knows tuples only, where a batch may have lists, and strings."""
         import tensorflow as tf
 
         marked = [self._marked(batch, len(keras.tree.flatten(batch)[0])) for batch in self._source.first]
-        specs = data_adapter_utils.get_tensor_spec(keras.tree.lists_to_tuples(marked))
+        known = keras.tree.map_structure(lambda leaf: tf.constant(leaf) if leaf.dtype.kind in "OUS" else leaf, marked)
+        specs = data_adapter_utils.get_tensor_spec(keras.tree.lists_to_tuples(known))
         specs = keras.tree.map_structure(lambda spec: tf.TensorSpec([None, *spec.shape[1:]], spec.dtype), specs)
         read = tf.data.Dataset.from_generator(lambda: map(keras.tree.lists_to_tuples, self._batches()), output_signature=specs)
         return read.prefetch(tf.data.AUTOTUNE)

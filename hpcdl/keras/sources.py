@@ -39,15 +39,27 @@ def structure(batch: Any) -> tuple[Any, ...]:
         raise InvalidArgument(f"a batch is x, (x, y) or (x, y, sample_weight), got {len(parts)} parts")
     arrays: tuple[Any, ...] = keras.tree.map_structure(_numpy, parts)
     if any(leaf.ndim == 0 for leaf in keras.tree.flatten(arrays)):
-        raise InvalidArgument("a single number where a batch should be; make batches first: dataset.batch(n)")
+        raise InvalidArgument(
+            "a single number where a batch should be; make batches first, dataset.batch(n), or an array of a list, np.asarray(y)"
+        )
     sizes = {len(leaf) for leaf in keras.tree.flatten(arrays)}
+    if not sizes:
+        raise InvalidArgument("there is no array in the data")
     if len(sizes) != 1:
         raise InvalidArgument(f"the arrays must have the same number of samples, got {sorted(sizes)}")
     return arrays
 
 
 def _numpy(x: Any) -> Any:
-    return x.detach().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)
+    array = x.detach().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)
+    if array.ndim == 0 and array.dtype.kind in "OUS" and getattr(x, "shape", None) != ():
+        raise InvalidArgument(f"expected arrays, or batches of them, got a {type(x).__name__}; make sparse and ragged ones dense first")
+    return array
+
+
+def _bytes(leaf: Any) -> bytes:
+    """What tells an array from another one, also of strings."""
+    return repr(leaf.tolist()).encode() if leaf.dtype.kind == "O" else np.ascontiguousarray(leaf).tobytes()
 
 
 def _samples(batch: Any) -> int:
@@ -86,10 +98,12 @@ class Common:
         self._world, self._batches, self._seed = world, batches, seed
         self.steps = length(batches)
         agree(world, {"batches": self.steps}, {"batches": "give every rank the same data, or own=True where each has its own"})
+        if not self.steps:
+            raise InvalidArgument("the data set is empty")
         self.first = [structure(batch) for batch in islice(_read(batches, range(self.steps)), 2)]
         last = [structure(batches[self.steps - 1])] if _indexed(batches) else []
         self.lends = not last or min(map(_samples, [*self.first, *last])) < world.size
-        told = crc32(b"".join(np.ascontiguousarray(leaf).tobytes() for leaf in keras.tree.flatten(self.first[0])))
+        told = crc32(b"".join(map(_bytes, keras.tree.flatten(self.first[0]))))
         cure = "seed its shuffling alike on every rank (shuffle(…, seed=0)), or say own=True where each rank has data of its own"
         agree(world, {"the digest of the first batch": told}, {"the digest of the first batch": cure})
 

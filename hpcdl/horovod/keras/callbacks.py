@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
-from ...agree import compare
 from ...errors import InvalidArgument
 from ...keras.attach import attach, built
 from ...keras.backends import current
 from ...keras.callbacks import AverageMetrics
-from ...keras.optimizer import is_distributed
-from ...keras.rates import LearningRateSchedule, warmed
-from ...keras.replicas import broadcast
+from ...keras.optimizer import STATE, is_distributed
+from ...keras.rates import LearningRateSchedule, rate, warmed
+from ...keras.replicas import broadcast, check_rates
 from ..basics import named, rank, size
 
 __all__ = [
@@ -52,6 +49,13 @@ class BroadcastGlobalVariablesCallback(keras.callbacks.Callback):
         if built(self.model):
             self._broadcast()
 
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Raises Mismatch, on every rank of the optimizer's process set, where a callback made their learning rates differ."""
+        if is_distributed(self.model.optimizer):
+            state = self.model.optimizer.__dict__[STATE]
+            if not getattr(state, "alone", False):
+                check_rates(state.world, self.model)
+
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """After the first batch all variables are there."""
         if not self._done:
@@ -71,16 +75,6 @@ class MetricAverageCallback(AverageMetrics):
 
     def __init__(self, device: str = "") -> None:
         super().__init__(world=named().world)
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Write into the logs that all callbacks are given. Raises Mismatch, on all ranks, where their logs have other names."""
-        super().on_epoch_end(epoch, logs)
-        known = self.model.get_metrics_result()
-        others = sorted(k for k, v in (logs or {}).items() if k.removeprefix("val_") not in known and isinstance(v, numbers.Real))
-        compare(self.world, others, "the logs of this epoch")
-        if logs is not None and others:
-            means = self.world.allreduce(np.array([float(logs[name]) for name in others]))
-            logs.update(zip(others, means.tolist(), strict=True))
 
 
 class LearningRateScheduleCallback(LearningRateSchedule):
@@ -114,18 +108,15 @@ class LearningRateScheduleCallback(LearningRateSchedule):
             logs["lr"] = logs["learning_rate"]
 
     def _set(self, epoch: float) -> None:
-        old = self._rate()
+        old = rate(self.model.optimizer)
         super()._set(epoch)
-        new = self._rate()
+        new = rate(self.model.optimizer)
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
         momentum: Any = getattr(optimizer, "momentum", None)
         if self.momentum_correction and momentum and old and new != old:
             gathered: Any = getattr(optimizer, "momentums", None) or getattr(optimizer, "_momentums", None)
             for v in gathered or ():
                 v.assign(v.value * (new / old))
-
-    def _rate(self) -> float:
-        return float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
 
 class LearningRateWarmupCallback(LearningRateScheduleCallback):
@@ -153,7 +144,7 @@ class LearningRateWarmupCallback(LearningRateScheduleCallback):
         """Tell that it is over."""
         super().on_epoch_end(epoch, logs)
         if epoch == (self.end_epoch or 0) - 1 and self.verbose > 0 and rank() == 0:
-            print(f"\nEpoch {epoch + 1}: finished gradual learning rate warmup to {self._rate():g}.")
+            print(f"\nEpoch {epoch + 1}: finished gradual learning rate warmup to {rate(self.model.optimizer):g}.")
 
 
 class BestModelCheckpoint(keras.callbacks.ModelCheckpoint):

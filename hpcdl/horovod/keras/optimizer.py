@@ -34,16 +34,16 @@ class _Settings(NamedTuple):
 
 
 class _Reducing(Averaging):
-    """Carried by an optimizer. Ranks count alike, as in Horovod; a rank outside of the process set steps alone."""
+    """Carried by an optimizer. Ranks count alike, as in Horovod; a rank outside of the process set steps `alone`."""
 
     def __init__(self, settings: _Settings) -> None:
         codec = codec_of(settings.compression, floating=True)
         feedback = carries_over(settings.compression, op_name(settings.op))
         options = {"codec": codec, "collective": "auto", "error_feedback": feedback, "bucket_bytes": _BUCKET, "check_finite": False}
         self.settings, self.local, self.variables = settings, set[int](), list[Any]()
-        self._alone = not settings.process_set.included() or named(settings.process_set).size == 1
+        self.alone = not settings.process_set.included() or named(settings.process_set).size == 1
         by_name(codec)
-        super().__init__(named(global_process_set if self._alone else settings.process_set).world, options)
+        super().__init__(named(global_process_set if self.alone else settings.process_set).world, options)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Reducing:
         new = _Reducing(self.settings)
@@ -57,7 +57,7 @@ class _Reducing(Averaging):
         """The mean, or what `op` says, over all ranks; of a local variable this rank's own gradient. None stays None."""
         settings, found = self.settings, list(gradients)
         times = float(settings.times)
-        if not self._alone:
+        if not self.alone:
             mine = {i: found[i] for i, v in enumerate(variables) if identity(v) in self.local and found[i] is not None}
             away = [None if i in mine else g for i, g in enumerate(found)]
             if settings.op == Sum:

@@ -165,11 +165,18 @@ def case_tf_data(s):
     s.same(fitted(s, hk.shard(ordered), 2), alone((x[i : i + 29], y[i : i + 29]) for _ in range(2) for i in (0, 29, 58, 87)))
 
 
-def case_data_without_batches_or_end(s):
+def case_odd_data(s):
     import tensorflow as tf
 
     samples = tf.data.Dataset.from_tensor_slices(data(89))
-    cures = [(samples, "dataset.batch(n)"), (samples.batch(30).repeat(), "leave repeat() out"), (iter([data(2)]), "once per epoch")]
+    sparse = tf.sparse.from_dense(data(89)[0])
+    words = tf.data.Dataset.from_tensor_slices((np.array([["a"], ["b"]] * 20), np.zeros(40))).batch(20)
+    assert hk.shard(words).num_batches == 2
+    if side.BACKEND == "tensorflow":
+        (inputs, *_), *_ = hk.shard(words).get_tf_dataset()
+        assert inputs.numpy().ravel().tolist() == np.array_split([b"a", b"b"] * 10, s.size)[s.rank].tolist(), inputs
+    cures = [(sparse, "make sparse and ragged ones dense first"), (samples.batch(9).take(0), "empty"), ([], "no array")]
+    cures += [(samples, "dataset.batch(n)"), (samples.batch(30).repeat(), "leave repeat() out"), (iter([data(2)]), "once per epoch")]
     for bad, cure in cures:
         try:
             hk.shard(bad)

@@ -11,7 +11,7 @@ import side
 from side import ADAM, BACKEND, compiled, data, loss, network
 
 import hpcdl.keras as hk
-from hpcdl.errors import InvalidArgument
+from hpcdl.errors import InvalidArgument, Mismatch
 
 
 def metrics():
@@ -174,6 +174,16 @@ def case_rates(s):
     wanted = [ADAM * (1 / 3 + 2 / 3 * (i + 1) / 6) for i in range(6)] + [ADAM] * 3 + [ADAM / 10] * 3
     assert np.allclose(rates, wanted), (rates, wanted)
     assert np.isclose(history.history["learning_rate"][-1], ADAM / 10)
+    again = [hk.BroadcastVariables(), hk.LearningRateWarmup(epochs=2)]
+    model.fit(hk.shard(x, y, batch_size=30), epochs=2, verbose=0, callbacks=again)
+    assert np.isclose(float(model.optimizer.learning_rate), ADAM), "the rate that it had at first"
+    drifting = keras.callbacks.LearningRateScheduler(lambda epoch: ADAM / (1 + s.rank // 2 * epoch))
+    try:
+        model.fit(hk.shard(x, y, batch_size=30), epochs=4, verbose=0, callbacks=[hk.BroadcastVariables(), drifting])
+    except Mismatch as error:
+        assert "the learning rates differ" in str(error) and "on rank 2" in str(error), error
+    else:
+        raise AssertionError("no error")
 
 
 def case_callbacks_of_one_rank(s):
@@ -195,6 +205,28 @@ def case_callbacks_of_one_rank(s):
     s.same(model)
 
 
+class Bare(keras.Model):
+    """Tells numbers that no metric keeps."""
+
+    def test_step(self, *arguments):
+        told = super().test_step(*arguments)
+        own = {"own": 1.0 + hk.rank()}
+        return (own, told[1]) if isinstance(told, tuple) else own
+
+
+def case_other_logs(s):
+    """Numbers of a step of one's own, and of other callbacks: the mean over ranks."""
+    x, y = data(90)
+    inputs = keras.Input((side.FEATURES,))
+    model = compiled(Bare(inputs, keras.layers.Dense(side.CLASSES)(inputs)), True)
+    note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(noted=float(s.rank)))
+    callbacks = [hk.BroadcastVariables(), note, hk.AverageMetrics()]
+    history = model.fit(hk.shard(x, y), verbose=0, validation_data=hk.shard(x, y), callbacks=callbacks).history
+    middle = (s.size - 1) / 2
+    assert history["noted"] == [middle] and np.isclose(history["val_own"][0], 1 + middle), history
+    assert set(model.evaluate(hk.shard(x, y), verbose=0, return_dict=True)) == {"own"}
+
+
 def case_not_a_number(s):
     """On one rank: all stop after that batch."""
     x, y = data(90)
@@ -214,7 +246,7 @@ def case_backup(s):
         def fitted(broken):
             model = compiled(network(1 + s.rank), True)
             stop = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: 1 / (epoch != 2 or not broken))
-            callbacks = [hk.BroadcastVariables(), hk.BackupAndRestore(folder), stop]
+            callbacks = [hk.BroadcastVariables(), hk.BackupAndRestore(folder), hk.LearningRateWarmup(epochs=3), stop]
             history = model.fit(hk.shard(x, y, batch_size=30), epochs=3, verbose=0, callbacks=callbacks)
             return model, history.epoch
 
@@ -227,7 +259,7 @@ def case_backup(s):
         resumed, epochs = fitted(False)
         assert epochs == [2] and not Path(folder, "latest.weights.h5").exists(), epochs
     alone = compiled(network(1), True)
-    alone.fit(hk.shard(x, y, batch_size=30), epochs=3, verbose=0, callbacks=[hk.BroadcastVariables()])
+    alone.fit(hk.shard(x, y, batch_size=30), epochs=3, verbose=0, callbacks=[hk.BroadcastVariables(), hk.LearningRateWarmup(epochs=3)])
     s.same(resumed, alone)
     for callback in (keras.callbacks.BackupAndRestore("there"), keras.callbacks.ReduceLROnPlateau()):
         try:
