@@ -13,7 +13,7 @@ from ..world import World
 from . import batch
 from .backends import current
 from .evaluation import evaluate, predict
-from .optimizer import distributed, is_distributed, take_over_loss_scaling
+from .optimizer import STATE, distributed, is_distributed, take_over_loss_scaling
 from .replicas import broadcast
 from .start import default_world
 
@@ -54,6 +54,8 @@ def attach(model: Any, world: World | None = None, root: int = 0, own: Sequence[
         state.settings = model._compile_config
         state.train = current().compiled(model, MethodType(type(model).train_step, model))
     state.root, state.own = root, own
+    for optimizer in distributed(model):
+        optimizer.__dict__[STATE].attached = True
     state.begin(model)
 
 

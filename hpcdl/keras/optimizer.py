@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
+from hashlib import blake2b
 from types import MethodType
 from typing import Any
 
 import keras
 import numpy as np
 
-from ..errors import InvalidArgument
+from ..errors import InvalidArgument, Mismatch
 from ..reduction.compressors import by_name
 from ..world import World
 from . import batch
@@ -18,6 +21,7 @@ from .start import default_world
 
 __all__ = ["STATE", "Averaging", "DistributedOptimizer", "checked", "distributed", "install", "is_distributed", "take_over_loss_scaling"]
 
+_BEGIN_ALIKE = "callbacks=[hpcdl.keras.BroadcastVariables()], hpcdl.keras.attach(model), or broadcast_variables before the first step"
 #: Under this name an optimizer carries its `Averaging`.
 STATE = "_hpcdl_averaging"
 
@@ -102,6 +106,7 @@ class Averaging:
 
     def __init__(self, world: World, options: dict[str, Any]) -> None:
         self.world, self.options = world, options
+        self.attached = False  # somebody else sees that the replicas begin alike
         self._averaged = current().at_run_time(self._means)
         self._exchanges: dict[Any, Exchange] = {}
 
@@ -134,6 +139,8 @@ class Averaging:
         exchange = self._exchanges.get(key)
         if exchange is None:
             exchange = self._exchanges[key] = Exchange(self.world, named, shapes, dtypes, self.options)
+            if not self.attached:
+                _check_alike(self.world, [variables[i] for i in present if i < len(variables)])
         means = current().average(exchange, [found[i] for i in present], self.weight())
         for i, mean in zip(present, means, strict=True):
             found[i] = mean
@@ -148,6 +155,21 @@ class Averaging:
         mine = np.array([[gradient is not None for gradient in gradients]], np.uint8)
         everyone = self.world.allgather(mine) if current().eager() else mine
         return [i for i, having in enumerate(everyone.T) if having.any()]
+
+
+def _check_alike(world: World, variables: Sequence[Any]) -> None:
+    """Raise the same Mismatch on every rank where the trained variables have other values on some; warn where they are not known."""
+    digest, known = blake2b(digest_size=8), True
+    with current().at_once():
+        for v in variables:
+            value = None if v._value is None else keras.ops.convert_to_numpy(v._value)
+            known &= value is not None and value.shape == tuple(v.shape)
+            digest.update(b"" if value is None else value.tobytes())
+    found = world.allgather(np.frombuffer(digest.digest(), np.int64))
+    if not known:  # JAX's fit keeps values elsewhere; TensorFlow's has none yet where it traces the first step of a model that is not built
+        warnings.warn(f"the optimizer is distributed, but nothing sees that the replicas begin alike; cure: {_BEGIN_ALIKE}", stacklevel=2)
+    elif len(set(found.tolist())) > 1:
+        raise Mismatch(f"the {world.size} ranks begin with different weights, so their replicas would never match; cure: {_BEGIN_ALIKE}")
 
 
 def install(optimizer: Any, state: Averaging) -> None:

@@ -104,7 +104,10 @@ class Common:
         last = [structure(batches[self.steps - 1])] if _indexed(batches) else []
         self.lends = not last or min(map(_samples, [*self.first, *last])) < world.size
         told = crc32(b"".join(map(_bytes, keras.tree.flatten(self.first[0]))))
-        cure = "seed its shuffling alike on every rank (shuffle(…, seed=0)), or say own=True where each rank has data of its own"
+        cure = (
+            "seed its shuffling alike on every rank: shuffle(…, seed=0), and tf.random.set_seed(0) before the data set is made, since "
+            "TensorFlow adds that seed, which init(seed=…) makes another on each rank; or say own=True where each rank has data of its own"
+        )
         agree(world, {"the digest of the first batch": told}, {"the digest of the first batch": cure})
 
     def rounds(self, epoch: int, shuffle: bool, first: int = 0) -> Iterator[Round]:

@@ -22,6 +22,8 @@ def init(comm: Any = None, timeout: float | None = None, seed: int | None = None
 
     comm, timeout: see `hpcdl.init`. seed: a whole number from 0; ``keras.utils.set_random_seed`` is then called with a function of it and
     the rank, so that dropout and augmentation differ between the ranks and are the same in every run. Without it nothing is seeded.
+    TensorFlow's own seed differs then too: before a ``tf.data`` pipeline that shuffles, and that all ranks are to read alike, call
+    ``tf.random.set_seed``.
 
     Call it before the first model or tensor is made: the backend then takes this local rank's GPU, where it finds any, and this rank's
     share of the cores (OMP_NUM_THREADS, where that is set).

@@ -44,6 +44,7 @@ class _Reducing(Averaging):
         self.alone = not settings.process_set.included() or named(settings.process_set).size == 1
         by_name(codec)
         super().__init__(named(global_process_set if self.alone else settings.process_set).world, options)
+        self.attached = True  # Horovod's callback broadcasts after the first batch
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Reducing:
         new = _Reducing(self.settings)
