@@ -64,7 +64,7 @@ def average(exchange: Exchange, gradients: Sequence[Any], weight: Any) -> list[A
             for number, members in enumerate(exchange.buckets)
         ]
         with tf.control_dependencies(started):
-            means = tf.numpy_function(exchange.collect, [], [g.dtype for g in dense], name=_LABEL)
+            means = tf.nest.flatten(tf.numpy_function(exchange.collect, [], [g.dtype for g in dense], name=_LABEL))  # of one: not a list
     if graph is not None:
         _latest[graph] = means[0]
     return [_shaped(mean, g) for mean, g in zip(means, dense, strict=True)]
