@@ -28,6 +28,7 @@ setup(
         "mpi4py>=4.1",
         "ml_dtypes>=0.5",  # bfloat16 as a NumPy dtype
         "numkong>=7.8,<8",  # casts at memory speed; NumPy's own are 15-25 times slower
+        "safetensors>=0.5",  # the files of checkpoints
         "rich>=13.7",  # tables and progress bars of the command line
     ],
     extras_require={

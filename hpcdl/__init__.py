@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .world import World as World
 
 _HOME = {"init": ".start", "World": ".world", "Reducer": ".reduction.reducer"}
-_MODULES = {"codecs", "errors", "keras", "numpy", "torch"}
+_MODULES = {"checkpoint", "codecs", "errors", "keras", "numpy", "torch"}
 __all__ = ["Reducer", "World", "__version__", "init"]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from .errors import InvalidArgument, Mismatch, ranks_text
 from .world import World
 
-__all__ = ["agree", "compare", "count"]
+__all__ = ["agree", "compare", "count", "gather_texts"]
 
 _SHOWN = 5  # differences that an error lists
 
@@ -27,16 +27,22 @@ def compare(world: World, lines: Sequence[str], what: str) -> None:
     mine = np.frombuffer(blake2b(text, digest_size=8).digest(), np.int64)
     if len(set(world.allgather(mine).tolist())) == 1:
         return
-    lengths = world.allgather(np.array([len(text)], np.int64))
-    everything = world.allgather(np.frombuffer(text, np.uint8).copy()).tobytes()
-    ends = np.cumsum(lengths)
-    texts = [everything[end - length : end].decode().split("\n") for end, length in zip(ends, lengths, strict=True)]
+    texts = [each.split("\n") for each in gather_texts(world, text.decode())]
     found = [line for rank in range(1, world.size) for line in _differences(texts[0], texts[rank], rank)]
     more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     raise Mismatch(
         f"{what} differ between the {world.size} ranks: {'; '.join(found[:_SHOWN])}{more}; cure: build the same model on every rank "
         "(the values may differ, rank 0's are broadcast)"
     )
+
+
+def gather_texts(world: World, text: str) -> list[str]:
+    """Every rank's text, in rank order. Collective; two all-gathers."""
+    data = text.encode()
+    lengths = world.allgather(np.array([len(data)], np.int64))
+    everything = world.allgather(np.frombuffer(data, np.uint8).copy()).tobytes()
+    ends = np.cumsum(lengths)
+    return [everything[end - length : end].decode() for end, length in zip(ends, lengths, strict=True)]
 
 
 def _differences(first: list[str], second: list[str], rank: int) -> list[str]:

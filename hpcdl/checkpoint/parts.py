@@ -1,0 +1,111 @@
+"""What a checkpoint consists of: things that give their state and take it back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .. import arrays
+from ..errors import DataError, InvalidArgument
+
+__all__ = ["Part"]
+
+_SHOWN = 5  # differences that an error lists
+
+
+class Part:
+    """A thing to be saved, under a name. See `Checkpoint` for what it may be.
+
+    `shared` and `own`: whether it has a state that is the same on all ranks, and one of each rank.
+    """
+
+    def __init__(self, name: str, thing: Any) -> None:
+        self.name, self._thing = name, thing
+        self._values = isinstance(thing, Mapping)
+        self.shared = self._values or hasattr(thing, "state_dict")
+        self.own = hasattr(thing, "rank_state_dict")
+        pairs = (("state_dict", "load_state_dict"), ("rank_state_dict", "load_rank_state_dict"))
+        if not (self.shared or self.own) or (not self._values and any(hasattr(thing, a) != hasattr(thing, b) for a, b in pairs)):
+            raise InvalidArgument(
+                f"a checkpoint cannot hold {name!r}, a {type(thing).__name__}: it needs state_dict() and load_state_dict(state), "
+                "or rank_state_dict() and load_rank_state_dict(state) for what differs between ranks; or give a dict of arrays and values"
+            )
+
+    def state(self) -> Any:
+        """What is the same on all ranks."""
+        return dict(self._thing) if self._values else self._thing.state_dict()
+
+    def load(self, state: Any) -> None:
+        """Take it back. Raises DataError where it is that of another thing."""
+        if self._values:
+            _fill(self._thing, state, self.name)
+        else:
+            self._told(self._thing.load_state_dict, state)
+
+    def own_state(self) -> Any:
+        """What is this rank's own."""
+        return self._thing.rank_state_dict()
+
+    def load_own(self, state: Any) -> None:
+        """Take it back, on as many ranks."""
+        self._told(self._thing.load_rank_state_dict, state)
+
+    def load_all(self, states: list[Any]) -> bool:
+        """Take what all ranks of a world of another size had, in rank order; whether it can."""
+        if not hasattr(self._thing, "load_all_rank_state_dicts"):
+            return False
+        self._told(self._thing.load_all_rank_state_dicts, states)
+        return True
+
+    def _told(self, take: Any, state: Any) -> None:
+        try:
+            take(state)
+        except Exception as error:
+            raise DataError(f"{self.name!r} does not take what was saved: {type(error).__name__}: {error}") from error
+
+
+def _fill(here: Any, there: Any, name: str) -> None:
+    """Overwrite the arrays and values in `here`, a dict. All is compared before anything is changed."""
+    differences = list(_differences(here, there, name))
+    if differences:
+        more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
+        raise DataError(f"it is of another model: {'; '.join(differences[:_SHOWN])}{more}")
+    _overwrite(here, there)
+
+
+def _differences(here: Any, there: Any, path: str) -> Any:
+    if isinstance(here, Mapping) and isinstance(there, Mapping):
+        for key in here:
+            if key in there:
+                yield from _differences(here[key], there[key], f"{path}/{key}")
+            else:
+                yield f"{path}/{key} was not saved"
+        yield from (f"{path}/{key} was saved, and is not here" for key in there if key not in here)
+    elif isinstance(here, (list, tuple)) and isinstance(there, (list, tuple)) and _arrays_within(here):
+        if len(here) != len(there):
+            yield f"{path} has {len(here)} entries here, and {len(there)} were saved"
+        for i, (mine, saved) in enumerate(zip(here, there, strict=False)):
+            yield from _differences(mine, saved, f"{path}/{i}")
+    elif arrays.is_array(here):
+        if not isinstance(there, np.ndarray):
+            yield f"{path} is an array here, and {type(there).__name__} was saved"
+        elif here.shape != there.shape or here.dtype != there.dtype:
+            yield f"{path} is {here.dtype} of shape {list(here.shape)} here, and {there.dtype} of shape {list(there.shape)} was saved"
+
+
+def _arrays_within(values: Any) -> bool:
+    return any(arrays.is_array(each) or isinstance(each, (Mapping, list, tuple)) for each in values)
+
+
+def _overwrite(here: Any, there: Any) -> None:
+    """Arrays in place; other values by assignment."""
+    for key in here if isinstance(here, Mapping) else range(len(here)):
+        mine, saved = here[key], there[key]
+        if arrays.is_array(mine):
+            arrays.of(mine).from_host(np.asarray(saved, order="C"), mine)
+        elif isinstance(mine, Mapping) or (isinstance(mine, (list, tuple)) and _arrays_within(mine)):
+            _overwrite(mine, saved)
+        else:
+            here[key] = saved
