@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,16 +12,16 @@ from ..arrays import HOST, Array, of
 from ..codecs import Codec
 from ..collectives import calls, moves
 from ..collectives.collective import check_name
-from ..collectives.operation import Operation
 from ..collectives.ops import by_name as op_by_name
-from ..collectives.task import Scale
-from ..errors import InvalidArgument, NonFinite
+from ..errors import InvalidArgument
 from .bucket import Bucket, known, layout, storage
 from .compressor import Compressor, How
 from .compressors import by_name as compressor_by_name
 from .compressors import check
 from .elementwise import Elementwise
 from .memory import Memory, measure
+from .state import kept_of, residuals_of, take_kept, take_residuals
+from .step import Step
 
 if TYPE_CHECKING:
     from ..world import World
@@ -30,20 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["Reducer"]
 
 _BUCKET_BYTES = 4 << 20
-
-
-@dataclass
-class _Step:
-    """What a reducer knows of the step under way."""
-
-    running: list[Operation | None] = field(default_factory=list)  # one for each bucket that has started, in order; None: done at once
-    scale: Scale | None = None
-    weight: float = 1.0
-    announced: bool = False  # by begin()
-    alike: bool = False  # all ranks have the same weight
-    flushed: bool = False
-    hurry: bool = False  # the caller has nothing to do any more but to wait
-    bad: list[int] = field(default_factory=list)  # parameters with NaN or infinity in this rank's gradient
 
 
 class Reducer:
@@ -113,7 +98,7 @@ class Reducer:
         self._check_finite, self._in_flight, self._steps = check_finite, in_flight, 0
         self._late_weights: bool | None = None  # whether wait() brings weights; None before the first wait
         self.seconds_waiting = 0.0
-        self._step = _Step()
+        self._step = Step()
 
     def begin(self, weight: float | None, total: float | None = None) -> None:
         """Announce this step's weight, before the first `ready`. 0: this rank has no data, and its views count for nothing.
@@ -171,11 +156,34 @@ class Reducer:
                 for operation in filter(None, self._step.running):
                     operation.wait()
                 if self._check_finite:
-                    self._raise_non_finite()
+                    self._step.raise_non_finite(self._group, self.names)
         finally:
             if self._step.flushed:
                 self._reset()
             self.seconds_waiting += time.perf_counter() - begun
+
+    def state_dict(self) -> dict[str, Any]:
+        """What compressors keep, and the count of steps: the same on all ranks. Between two steps; the arrays are the reducer's own."""
+        return {"steps": self._steps, "kept": kept_of(self._buckets, self.names)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there. Raises DataError for the state of a reducer of other parameters."""
+        take_kept(self._buckets, self.names, state["kept"], self._library)
+        self._steps = int(state["steps"])
+
+    def rank_state_dict(self) -> dict[str, Any]:
+        """What codecs have dropped on this rank, by parameter: another on each rank. The arrays are the reducer's own."""
+        return {"residuals": residuals_of(self.residuals, self.names)}
+
+    def load_rank_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there, on as many ranks."""
+        self.load_all_rank_state_dicts([state], 1)
+
+    def load_all_rank_state_dicts(self, states: Sequence[Mapping[str, Any]], share: int = 0) -> None:
+        """Go on from what ranks of another number have dropped: their sum is shared out, so that all of it is sent yet."""
+        take_residuals(
+            self.residuals, self.names, [state["residuals"] for state in states], share or self._group.transport.size, self._library
+        )
 
     @property
     def memory(self) -> Memory:
@@ -221,7 +229,7 @@ class Reducer:
             number = len(self._step.running)
             bucket = self._buckets[number]
             if self._check_finite:
-                self._note_non_finite(bucket)
+                self._step.note_non_finite(bucket.members, self.views, self._library)
             weighted = self.op.averages and not self._step.alike
             if weighted and self._step.scale is None:
                 self._step.scale = calls.weight_sum(self._group, self._step.weight)
@@ -232,19 +240,8 @@ class Reducer:
             now = self._step.hurry and isinstance(self.compressor, Elementwise) and self.compressor.reduce_now(bucket, self._group, how)
             self._step.running.append(None if now else self.compressor.reduce(bucket, self._group, how))
 
-    def _note_non_finite(self, bucket: Bucket) -> None:
-        if self._step.weight:
-            self._step.bad += [i for i in sorted(bucket.members) if not self._library.all_finite(self.views[i])]
-
-    def _raise_non_finite(self) -> None:
-        mine = np.array([min(self._step.bad, default=-1)], np.int64)
-        everyone = moves.all_gather(self._group, mine).wait()
-        told = [f"rank {rank} of {len(everyone)} in the gradient of {self.names[i]!r}" for rank, i in enumerate(everyone) if i >= 0]
-        if told:
-            raise NonFinite(f"NaN or infinity on {'; '.join(told)}; cure: a lower learning rate, clipping, or loss scaling")
-
     def _reset(self) -> None:
-        self._step = _Step()
+        self._step = Step()
         self._steps += 1
         for bucket in self._buckets:
             bucket.ready.clear()
