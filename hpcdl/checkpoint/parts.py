@@ -10,7 +10,7 @@ import numpy as np
 from .. import arrays
 from ..errors import DataError, InvalidArgument
 
-__all__ = ["Part"]
+__all__ = ["Part", "overwrite"]
 
 _SHOWN = 5  # differences that an error lists
 
@@ -40,7 +40,7 @@ class Part:
     def load(self, state: Any) -> None:
         """Take it back. Raises DataError where it is that of another thing."""
         if self._values:
-            _fill(self._thing, state, self.name)
+            overwrite(self._thing, state, self.name)
         else:
             self._told(self._thing.load_state_dict, state)
 
@@ -66,8 +66,8 @@ class Part:
             raise DataError(f"{self.name!r} does not take what was saved: {type(error).__name__}: {error}") from error
 
 
-def _fill(here: Any, there: Any, name: str) -> None:
-    """Overwrite the arrays and values in `here`, a dict. All is compared before anything is changed."""
+def overwrite(here: Any, there: Any, name: str) -> None:
+    """Overwrite arrays and values in `here`, a dict called `name`. All is compared before anything is changed; then a DataError tells."""
     differences = list(_differences(here, there, name))
     if differences:
         more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""

@@ -9,14 +9,14 @@ is made at the first step, beside the parameters it belongs to, in their dtype.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from .. import arrays
-from ..errors import InvalidArgument
+from ..errors import DataError, InvalidArgument
 from ..registry import Registry
 
-__all__ = ["OPTIMIZERS", "SGD", "Adam", "Momentum", "Optimizer", "RMSProp"]
+__all__ = ["OPTIMIZERS", "SGD", "Adam", "Momentum", "Optimizer", "RMSProp", "state_of", "take_state"]
 
 
 class Optimizer(Protocol):
@@ -96,6 +96,22 @@ class Adam:
             v *= self.beta2
             v += (1 - self.beta2) * g * g
             p -= rate * m / (correction * xp.sqrt(v) + self.eps)
+
+
+def state_of(optimizer: Optimizer) -> dict[str, Any]:
+    """All that it consists of; arrays are its own."""
+    return {"kind": type(optimizer).__name__, **vars(optimizer)}
+
+
+def take_state(optimizer: Optimizer, state: Mapping[str, Any], like: Any) -> None:
+    """Make it what `state` says; its arrays in the library of `like`. Raises DataError for the state of another kind."""
+    kind = type(optimizer).__name__
+    if state["kind"] != kind:
+        raise DataError(f"the state of the optimizer {state['kind']}, and here is {kind}")
+    to = arrays.of(like).xp.asarray
+    for name, value in state.items():
+        if name != "kind":
+            setattr(optimizer, name, [to(x) for x in value] if isinstance(value, list) else value)
 
 
 def _zeros_like(parameters: Sequence[Any]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import needs  # noqa: F401
+from . import needs, saved  # noqa: F401
 from .backend.barrier import monitored_barrier
 from .backend.hooks import comm_hook
 from .backend.registration import init_process_group, register

@@ -1,0 +1,37 @@
+"""Tensors in checkpoints: their memory as arrays, on the host. Imported with this door, so that `hpcdl.checkpoint` knows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..checkpoint.tree import Kind, adopt
+from .tensors import as_array, as_tensor
+
+__all__ = ["KIND"]
+
+
+def _plain(x: torch.Tensor) -> Any:
+    """A tensor's array; of a dtype that NumPy lacks, its bytes. Strides, and whether a gradient is wanted, are not kept."""
+    x = x.detach()
+    if x.layout != torch.strided:
+        x = x.to_dense()
+    x = x.contiguous()
+    if x.is_complex() or (x.dtype.itemsize == 1 and x.dtype.is_floating_point):
+        return [str(x.dtype).removeprefix("torch."), list(x.shape), as_array(x.reshape(-1).view(torch.uint8))]
+    return as_array(x)
+
+
+def _made(saved: Any) -> torch.Tensor:
+    if isinstance(saved, np.ndarray):
+        return as_tensor(saved)
+    name, shape, data = saved
+    made = torch.empty(shape, dtype=getattr(torch, name))
+    made.view(-1).view(torch.uint8)[:] = torch.from_numpy(data) if data.size else 0
+    return made
+
+
+KIND = Kind("torch tensor", lambda x: isinstance(x, torch.Tensor), _plain, _made)
+adopt(KIND)

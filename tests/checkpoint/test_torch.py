@@ -1,0 +1,87 @@
+"""PyTorch training that ends half way and goes on: model, optimizer, scheduler, loader; and tensors of every dtype."""
+
+from __future__ import annotations
+
+import pytest
+from harness.parts import framework
+
+from hpcdl.checkpoint import Checkpoint
+from hpcdl.checkpoint.bundle import dump, load, merged, snapshot
+from hpcdl.errors import DataError
+
+torch = framework("torch")
+
+DTYPES = ["float16", "bfloat16", "float32", "float64", "complex64", "float8_e4m3fn", "bool", "uint8", "int8", "int64"]
+
+
+@pytest.mark.parametrize("name", DTYPES)
+@pytest.mark.parametrize("shape", [(), (0,), (3, 2)])
+def test_tensors(name, shape) -> None:
+    import hpcdl.torch  # noqa: F401  (which makes tensors known)
+
+    x = torch.arange(6).reshape(3, 2)[: shape[0] if shape else 1].reshape(-1)[: 6 if shape else 1].reshape(shape).to(getattr(torch, name))
+    found = merged([load(dump(snapshot({"x": x, "t": [x.T if x.ndim == 2 else x]})))])
+    assert same(found["x"], x) and same(found["t"][0], x.T if x.ndim == 2 else x)
+
+
+def same(a, b) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.to(torch.complex128), b.to(torch.complex128))
+
+
+def train(world, folder=None, ends_after=None):
+    """Losses and final parameters, and what was left to do at first."""
+    import hpcdl.torch as ht
+
+    torch.manual_seed(0)
+    data = torch.utils.data.TensorDataset(torch.randn(50, 6), torch.randint(0, 3, (50,)))
+    model = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.LayerNorm(16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+    model = ht.DistributedDataParallel(model, world=world)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
+    loader = ht.loader(data, batch_size=8, world=world)
+    losses, counts = [], {"epoch": 0}
+    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "loader": loader, "counts": counts}
+    checkpoint = None if folder is None else Checkpoint(folder, world, parts)
+    step = first = 0 if checkpoint is None else checkpoint.restore() or 0
+    while counts["epoch"] < 3:
+        for x, y in loader:
+            loss = torch.nn.functional.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            losses.append(loss.item())
+            step += 1
+            if checkpoint is not None and step - first == ends_after:
+                checkpoint.save(step)
+                checkpoint.close()
+                return losses, model.state_dict()
+        counts["epoch"] += 1
+    if checkpoint is not None:
+        checkpoint.close()
+    return losses, model.state_dict()
+
+
+@pytest.mark.ways("mpi")  # threads share one random state
+def test_resumed(ranks, shared_path) -> None:
+    def body(world) -> None:
+        losses, whole = train(world)
+        first, _ = train(world, shared_path, 10)
+        rest, found = train(world, shared_path)
+        assert first + rest == losses
+        assert list(found) == list(whole) and all(torch.equal(found[name], whole[name]) for name in whole)
+
+    ranks(2, body)
+
+
+def test_of_another_model(ranks, shared_path) -> None:
+    def body(world) -> None:
+        with Checkpoint(shared_path, world, {"model": torch.nn.Linear(3, 4)}) as one:
+            one.save(1)
+        with (
+            Checkpoint(shared_path, world, {"model": torch.nn.Linear(3, 5)}) as two,
+            pytest.raises(DataError, match=r"'model' does not take what was saved: RuntimeError: [^$]*size mismatch for weight"),
+        ):
+            two.restore()
+
+    ranks(2, body)
