@@ -9,6 +9,7 @@ checkpoint.close()
 """
 
 from .checkpoint import Checkpoint
+from .random_states import RandomStates
 from .tree import Kind, adopt
 
-__all__ = ["Checkpoint", "Kind", "adopt"]
+__all__ = ["Checkpoint", "Kind", "RandomStates", "adopt"]

@@ -1,4 +1,4 @@
-"""Tensors in checkpoints: their memory as arrays, on the host. Imported with this door, so that `hpcdl.checkpoint` knows them."""
+"""Tensors in checkpoints, as arrays on the host; and PyTorch's random states. Known to `hpcdl.checkpoint` once this is imported."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..checkpoint.random_states import add_source
 from ..checkpoint.tree import Kind, adopt
 from .tensors import as_array, as_tensor
 
@@ -33,5 +34,16 @@ def _made(saved: Any) -> torch.Tensor:
     return made
 
 
+def _random() -> dict[str, Any]:
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+
+
+def _set_random(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
 KIND = Kind("torch tensor", lambda x: isinstance(x, torch.Tensor), _plain, _made)
 adopt(KIND)
+add_source("torch", _random, _set_random)

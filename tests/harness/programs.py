@@ -18,9 +18,20 @@ CHECKOUT = str(Path(hpcdl.__file__).parents[1])
 
 def run(*words: object, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run this command line; the finished process. PATH_FIRST: a folder in which Python looks before all others."""
+    return subprocess.run(
+        [*map(str, words)], check=False, capture_output=True, text=True, timeout=time_limit() - 10, env=_settings(environ)
+    )
+
+
+def started(*words: object, **environ: str) -> subprocess.Popen[str]:
+    """The same, under way: its output can be read line by line."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen([*map(str, words)], text=True, bufsize=1, env=_settings(environ), **streams)
+
+
+def _settings(environ: dict[str, str]) -> dict[str, str]:
     path = os.pathsep.join(filter(None, [environ.pop("PATH_FIRST", ""), CHECKOUT, os.environ.get("PYTHONPATH")]))
-    settings = {**for_children(), "PYTHONPATH": path, "COLUMNS": "200", **environ}
-    return subprocess.run([*map(str, words)], check=False, capture_output=True, text=True, timeout=time_limit() - 10, env=settings)
+    return {**for_children(), "PYTHONPATH": path, "COLUMNS": "200", **environ}
 
 
 def python(*words: object) -> subprocess.CompletedProcess[str]:
