@@ -25,13 +25,13 @@ def file_name(kind: str, number: int, count: int) -> str:
 def write(world: World, folder: Folder, step: int, bundles: Mapping[str, Bundle], keep: int) -> bool:
     """Write this rank's `bundles`, by file name; whether the checkpoint is whole. Collective. Rank 0 warns if it is not."""
     first = world.rank == 0
-    problems, _ = _together(world, lambda: folder.begin(step) if first else None)
+    problems, _ = _together(world, step, lambda: folder.begin(step) if first else None)
     files: list[Entry] = []
     if not problems:
-        problems, everyone = _together(world, lambda: [folder.write(step, name, dump(bundle)) for name, bundle in bundles.items()])
+        problems, everyone = _together(world, step, lambda: [folder.write(step, name, dump(bundle)) for name, bundle in bundles.items()])
         files = [Entry(**values) for entries in everyone for values in entries]
     if not problems:
-        problems, _ = _together(world, lambda: folder.finish(Manifest(step, world.size, tuple(files))) if first else None)
+        problems, _ = _together(world, step, lambda: folder.finish(Manifest(step, world.size, tuple(files))) if first else None)
     if problems and first:
         folder.give_up(step)
         newest = next(iter(folder.steps()), None)
@@ -43,14 +43,17 @@ def write(world: World, folder: Folder, step: int, bundles: Mapping[str, Bundle]
     return not problems
 
 
-def _together(world: World, act: Callable[[], list[Entry] | None]) -> tuple[list[str], list[Any]]:
+def _together(world: World, step: int, act: Callable[[], list[Entry] | None]) -> tuple[list[str], list[Any]]:
     """Let every rank act: what went wrong, by rank, and the files of each. The same on all ranks."""
     try:
-        told: dict[str, Any] = {"files": [asdict(entry) for entry in act() or ()]}
+        told: dict[str, Any] = {"step": step, "files": [asdict(entry) for entry in act() or ()]}
     except CommunicationError:
         raise
     except Exception as error:  # whatever it is: training is not to end because of it, and the other ranks wait to hear
-        told = {"problem": f"{type(error).__name__}: {error}"}
+        told = {"step": step, "problem": f"{type(error).__name__}: {error}"}
     everyone = [json.loads(text) for text in gather_texts(world, json.dumps(told))]
     problems = [f"rank {rank} of {world.size}: {each['problem']}" for rank, each in enumerate(everyone) if "problem" in each]
+    other = next((rank for rank, each in enumerate(everyone) if each["step"] != everyone[0]["step"]), 0)
+    if other:
+        problems.append(f"rank 0 saves step {everyone[0]['step']}, and rank {other} step {everyone[other]['step']}; all must save the same")
     return problems, [each.get("files", []) for each in everyone]

@@ -20,7 +20,7 @@ from .compressors import by_name as compressor_by_name
 from .compressors import check
 from .elementwise import Elementwise
 from .memory import Memory, measure
-from .state import kept_of, residuals_of, take_kept, take_residuals
+from .state import kept_of, residuals_of, shared_out, take_kept, take_residuals
 from .step import Step
 
 if TYPE_CHECKING:
@@ -176,14 +176,12 @@ class Reducer:
         return {"residuals": residuals_of(self.residuals, self.names)}
 
     def load_rank_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there, on as many ranks."""
-        self.load_all_rank_state_dicts([state], 1)
+        """Go on from there, on as many ranks. Raises DataError for the state of a reducer of other parameters."""
+        take_residuals(self.residuals, self.names, state["residuals"], self._library)
 
-    def load_all_rank_state_dicts(self, states: Sequence[Mapping[str, Any]], share: int = 0) -> None:
+    def load_all_rank_state_dicts(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Go on from what ranks of another number have dropped: their sum is shared out, so that all of it is sent yet."""
-        take_residuals(
-            self.residuals, self.names, [state["residuals"] for state in states], share or self._group.transport.size, self._library
-        )
+        self.load_rank_state_dict(shared_out(states, self._group.transport.size))
 
     @property
     def memory(self) -> Memory:

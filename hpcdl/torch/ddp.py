@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from ..codecs import Codec
 from ..errors import InvalidArgument
 from ..reduction.compressor import Compressor
 from ..reduction.memory import Memory
+from ..reduction.state import shared_out
 from ..world import World
 from . import living, start, state
 from .agree import compare_values
@@ -168,6 +169,18 @@ class DistributedDataParallel(torch.nn.Module):
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The bare module's."""
         return self.module.state_dict(*args, **kwargs)
+
+    def rank_state_dict(self) -> dict[str, Any]:
+        """What the codec keeps and has dropped on this rank; for `hpcdl.checkpoint`, between two steps."""
+        return {"reducer": self._gradients.state()}
+
+    def load_rank_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there, on as many ranks."""
+        self._gradients.take(state["reducer"])
+
+    def load_all_rank_state_dicts(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Go on from the states of ranks of another number: what they have dropped is shared out."""
+        self._gradients.take(shared_out([state["reducer"] for state in states], self.world.size))
 
     def __getattr__(self, name: str) -> Any:
         try:

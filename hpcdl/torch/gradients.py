@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ..errors import InvalidArgument
@@ -62,12 +62,25 @@ class Gradients:
         self._begun = False  # whether gradients of this pass are being reduced
         self._samples = samples.Samples()  # behind this pass
         self._place = f"rank {world.rank} of {world.size}"
+        self._to_take: Mapping[str, Any] = {}  # a state for the reducer that is to be made
         self._accumulated = Accumulated(dict(enumerate(self._everyone)), self._place, world.size)
 
     @property
     def reducer(self) -> Reducer | None:
         """That of the last pass."""
         return None if self._last is None else self._last.reducer
+
+    def state(self) -> Mapping[str, Any]:
+        """What the reducer carries from pass to pass on this rank."""
+        return self._to_take if self.reducer is None else {**self.reducer.state_dict(), **self.reducer.rank_state_dict()}
+
+    def take(self, state: Mapping[str, Any]) -> None:
+        """Go on from there, with this pass's reducer or the next's."""
+        self._to_take = state
+        if self._last is not None and self._last.reducer is not None and state:
+            self._last.reducer.load_state_dict(state)
+            self._last.reducer.load_rank_state_dict(state)
+            self._to_take = {}
 
     def refresh(self) -> None:
         """Look which parameters are trained now. Before each forward and each pass; not collective."""
@@ -119,6 +132,7 @@ class Gradients:
         if self._last is not None and self._last is not now:
             now.inherit(self._last)
         self._last = now
+        self.take(self._to_take)
         for i in now.missing():
             self._give(i)
         now.told()

@@ -217,6 +217,19 @@ def test_a_folder_that_cannot_be(ranks, shared_path) -> None:
     ranks(2, body)
 
 
+def test_ranks_that_save_different_steps(ranks, shared_path) -> None:
+    def body(world) -> None:
+        with Checkpoint(shared_path, world, {"model": model()}, spread=True) as one, warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            one.save(5 + world.rank)
+            one.wait()
+            assert one.saved is None and one.restore() is None
+        for each in told:
+            assert "rank 0 saves step 5, and rank 1 step 6; all must save the same" in str(each.message)
+
+    ranks(3, body)
+
+
 def test_bad_arguments(ranks, shared_path) -> None:
     def body(world) -> None:
         with pytest.raises(InvalidArgument, match="keep must be at least 1, got 0"):
