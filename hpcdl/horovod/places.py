@@ -24,7 +24,7 @@ from .wanted import Wanted
 
 __all__ = ["ROOM", "Meeting", "Place", "Places", "Plot"]
 
-ROOM = 1 << 23  # bytes of a rank's part of all places together
+ROOM = 1 << 22  # bytes of a rank's part of all places together
 _MOST_NAMES = 2047
 _BEGIN = 8 * (1 + _MOST_NAMES)  # of the arrays; before them the counters, and first of all the era in which the rank is away
 _MOST = 1 << 20  # bytes that a rank reads in one meeting

@@ -127,5 +127,5 @@ def test_plan() -> None:
     assert [plan.plot(wanted) for wanted in none] == [()] * len(none)
     full = [plan.plot(want(1 << 16)) for _ in range(20)]
     begins = [plot[1] for plot in full if plot]
-    assert 10 < len(begins) < 20 and max(begins) + (2 << 18) <= ROOM
+    assert 4 < len(begins) < 20 and max(begins) + (2 << 18) <= ROOM
     assert Plan(2, 0).plot(want(5)) == ()
