@@ -15,10 +15,11 @@ from .world import World
 
 __all__ = ["agree", "compare", "count", "gather_texts"]
 
+_SAME_MODEL = "build the same model on every rank (the values may differ, rank 0's are broadcast)"
 _SHOWN = 5  # differences that an error lists
 
 
-def compare(world: World, lines: Sequence[str], what: str) -> None:
+def compare(world: World, lines: Sequence[str], what: str, cure: str = _SAME_MODEL) -> None:
     """Raise the same Mismatch on every rank unless all have the same `lines`; it lists the first differences. 8 bytes a rank if they have.
 
     Each line is "name: what it is"; `what` names the whole.
@@ -30,10 +31,7 @@ def compare(world: World, lines: Sequence[str], what: str) -> None:
     texts = [each.split("\n") for each in gather_texts(world, text.decode())]
     found = [line for rank in range(1, world.size) for line in _differences(texts[0], texts[rank], rank)]
     more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    raise Mismatch(
-        f"{what} differ between the {world.size} ranks: {'; '.join(found[:_SHOWN])}{more}; cure: build the same model on every rank "
-        "(the values may differ, rank 0's are broadcast)"
-    )
+    raise Mismatch(f"{what} differ between the {world.size} ranks: {'; '.join(found[:_SHOWN])}{more}; cure: {cure}")
 
 
 def gather_texts(world: World, text: str) -> list[str]:

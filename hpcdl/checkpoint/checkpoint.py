@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 import warnings
 from collections.abc import Mapping
@@ -10,10 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..agree import gather_texts
-from ..errors import CommunicationError, DataError, InvalidArgument
+from ..agree import compare, count, gather_texts
+from ..errors import DataError, InvalidArgument
 from ..world import World
-from .bundle import Bundle, merged, snapshot
+from .bundle import Bundle, snapshot
 from .folder import Folder
 from .parts import Part
 from .reading import Found, read
@@ -21,6 +22,7 @@ from .writing import file_name, write
 
 __all__ = ["Checkpoint"]
 
+_PATIENCE = 86400.0  # seconds that ranks wait for one that writes: a slow disk is no reason to end a training
 _log = logging.getLogger("hpcdl.checkpoint")
 
 
@@ -45,11 +47,16 @@ class Checkpoint:
             raise InvalidArgument(f"keep must be at least 1, got {keep}")
         self._parts = [Part(name, thing) for name, thing in parts.items()]
         self._world = world.group(range(world.size))  # of its own: its thread communicates while the training does
-        self._folder = Folder(Path(folder))
+        self._world.set_timeout(_PATIENCE)
+        told = [f"folder: {Path(folder).absolute()}", f"keep: {keep}", f"spread: {spread}"]
+        told += [f"part {part.name!r}: {'shared' * part.shared} {'own' * part.own}" for part in self._parts]
+        compare(self._world, told, "the arguments of Checkpoint", cure="give the same on every rank")
+        run = gather_texts(self._world, secrets.token_hex(4))[0]
+        self._folder = Folder(Path(folder), run)
         self._keep, self._background = keep, background
         self._writers = world.size if spread else 1
         self._thread: threading.Thread | None = None
-        self._lost: CommunicationError | None = None
+        self._lost: Exception | None = None
         self.saved: int | None = None  # step of the newest that is whole, as far as this rank knows
 
     def save(self, step: int) -> None:
@@ -57,6 +64,7 @@ class Checkpoint:
 
         What cannot be written (a full disk, say) is given up with a RuntimeWarning on rank 0; training goes on, and the one before stays.
         """
+        step = count("step", step)
         if step < 0:
             raise InvalidArgument(f"step must not be negative, got {step}")
         self.wait()
@@ -79,7 +87,7 @@ class Checkpoint:
             self._thread.join()
             self._thread = None
         if self._lost is not None:
-            raise type(self._lost)(*self._lost.args)
+            raise self._lost
 
     def restore(self) -> int | None:
         """Give all parts what the newest checkpoint holds; its step, or None where there is none.
@@ -103,18 +111,23 @@ class Checkpoint:
         return found.step
 
     def _take(self, found: Found) -> None:
-        shared, own = merged(found.shared), [merged([bundle]) for bundle in found.own]
-        here, there = {part.name for part in self._parts}, {*shared, *(own[0] if own else ())}
-        if here != there:
-            raise DataError(f"it holds {_names(there)}, and the parts here are {_names(here)}")
+        saved = {*(found.own[0] if found.own else ())}
+        here, there = {part.name for part in self._parts}, {*found.shared, *saved}
+        if here != there or any(part.shared != (part.name in found.shared) for part in self._parts):
+            raise DataError(f"it holds {_names(there)}, and the parts here are {_names(here)}, or are of another kind")
         for part in self._parts:
             if part.shared:
-                part.load(shared[part.name])
-            if part.own and found.ranks == self._world.size:
-                part.load_own(own[0][part.name])
-            elif part.own and not part.load_all([states[part.name] for states in own]) and self._world.rank == 0:
-                text = f"{part.name!r} was saved by each of {found.ranks} ranks; on {self._world.size} it stays as it is"
-                warnings.warn(text, RuntimeWarning, stacklevel=4)
+                part.load(found.shared[part.name])
+            if part.own and part.name not in saved:
+                self._warn(f"{part.name!r} was saved without what differs between ranks; that stays as it is")
+            elif part.own and found.ranks == self._world.size:
+                part.load_own(found.own[0][part.name])
+            elif part.own and not part.load_all([states[part.name] for states in found.own]):
+                self._warn(f"{part.name!r} was saved by each of {found.ranks} ranks; on {self._world.size} it stays as it is")
+
+    def _warn(self, text: str) -> None:
+        if self._world.rank == 0:
+            warnings.warn(text, RuntimeWarning, stacklevel=5)
 
     def close(self) -> None:
         """Wait for the last save, and give back what this holds."""
@@ -132,7 +145,7 @@ class Checkpoint:
         try:
             if write(self._world, self._folder, step, bundles, self._keep):
                 self.saved = step
-        except CommunicationError as error:
+        except Exception as error:  # raised again by whoever waits for it
             self._lost = error
             _log.error("the checkpoint of step %d is lost: %s", step, error)
 

@@ -29,6 +29,7 @@ __all__ = ["Entry", "Folder", "Manifest"]
 VERSION = 1
 _FORMAT = "hpcdl checkpoint"
 _MANIFEST = "manifest.json"
+_LEFT_BEHIND = 86400.0  # seconds after which what was not finished will not be
 _NAME = re.compile(r"step-(\d{12,})")
 _FILE = re.compile(r"[a-z]+-\d+-of-\d+\.safetensors")
 
@@ -69,28 +70,27 @@ class Manifest:
             if values.pop("blake2b") != _checksum({"format": _FORMAT, "version": version, **values}):
                 raise DataError("its manifest was changed after it was written: its checksum differs")
             files = tuple(Entry(**entry) for entry in values.pop("files"))
-            strange = [entry.name for entry in files if not _FILE.fullmatch(entry.name)]
+            strange = [entry.name for entry in files if not (_FILE.fullmatch(entry.name) and isinstance(entry.nbytes, int))]
             if strange:
                 raise DataError(f"its manifest names a file that is not a checkpoint's: {strange[0]!r}")
             return cls(files=files, **values)
         except DataError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(f"its manifest is damaged ({type(error).__name__}: {error})") from None
 
 
 class Folder:
-    """A folder of checkpoints. Nothing here is collective."""
+    """A folder of checkpoints. Nothing here is collective. run: tells this run's unfinished files from those of another."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, run: str = "") -> None:
+        self.path, self._run = path, run
 
     def steps(self) -> list[int]:
-        """The steps of which there are checkpoints, whole or damaged, newest first."""
-        try:
-            names = [_NAME.fullmatch(entry.name) for entry in self.path.iterdir() if entry.is_dir()]
-        except (FileNotFoundError, NotADirectoryError):
+        """The steps of which there are checkpoints, whole or damaged, newest first. Raises OSError."""
+        if not os.path.lexists(self.path):  # a link to what is not mounted is no reason to begin anew
             return []
+        names = [_NAME.fullmatch(entry.name) for entry in self.path.iterdir() if entry.is_dir()]
         return sorted((int(name[1]) for name in names if name), reverse=True)
 
     def at(self, step: int) -> Path:
@@ -99,14 +99,16 @@ class Folder:
 
     def writing(self, step: int) -> Path:
         """Where it is as long as it is not whole."""
-        return self.path / f".writing-{self.at(step).name}"
+        return self.path / f".writing-{self.at(step).name}{self._run and '-'}{self._run}"
 
     def begin(self, step: int) -> None:
         """Make room for a checkpoint; what an earlier attempt has left goes."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.recover()
+        shutil.rmtree(self.writing(step), ignore_errors=True)
         for left in self.path.glob(".writing-step-*"):
-            shutil.rmtree(left, ignore_errors=True)
+            if time.time() - left.stat().st_mtime > _LEFT_BEHIND:  # else another run may be at it
+                shutil.rmtree(left, ignore_errors=True)
         self.writing(step).mkdir()
 
     def recover(self) -> None:
@@ -128,6 +130,9 @@ class Folder:
     def finish(self, manifest: Manifest) -> None:
         """Make the checkpoint that is begun the newest. One of the same step goes."""
         folder, final = self.writing(manifest.step), self.at(manifest.step)
+        for entry in manifest.files:
+            if not (folder / entry.name).is_file() or (folder / entry.name).stat().st_size != entry.nbytes:
+                raise OSError(f"{folder / entry.name} is not what a rank has written: do all ranks see the same folder?")
         _write(folder / _MANIFEST, manifest.to_json().encode())
         _sync(folder)
         if final.exists():
@@ -158,18 +163,21 @@ class Folder:
                 continue  # it stays, and will be passed over again
 
     def manifest(self, step: int) -> Manifest:
-        """Raises DataError for a damaged one."""
+        """Raises DataError for a damaged one, OSError for one that cannot be read now."""
         try:
-            return Manifest.from_json((self.at(step) / _MANIFEST).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
+            manifest = Manifest.from_json((self.at(step) / _MANIFEST).read_text(encoding="utf-8"))
+        except (FileNotFoundError, UnicodeDecodeError) as error:
             raise DataError(f"its manifest cannot be read ({error})") from None
+        if manifest.step != step:
+            raise DataError(f"its manifest is that of step {manifest.step}")
+        return manifest
 
     def read(self, step: int, entry: Entry) -> bytes:
-        """The bytes of a file, checked. Raises DataError for those that are not what was written."""
-        try:
-            data = (self.at(step) / entry.name).read_bytes()
-        except OSError as error:
-            raise DataError(f"{entry.name} cannot be read ({error.strerror})") from None
+        """The bytes of a file, checked. Raises DataError for those that are not what was written, OSError where it cannot be read now."""
+        path = self.at(step) / entry.name
+        if not path.is_file():
+            raise DataError(f"{entry.name} is missing")
+        data = path.read_bytes()
         if len(data) != entry.nbytes:
             raise DataError(f"{entry.name} has {len(data):,} bytes, {entry.nbytes:,} were written")
         if _digest(data) != entry.blake2b:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import numpy as np
 
 from .. import arrays
 from ..errors import DataError, InvalidArgument
+from .tree import kind_of
 
 __all__ = ["Part", "overwrite"]
 
@@ -23,7 +24,7 @@ class Part:
 
     def __init__(self, name: str, thing: Any) -> None:
         self.name, self._thing = name, thing
-        self._values = isinstance(thing, Mapping)
+        self._values = isinstance(thing, MutableMapping)
         self.shared = self._values or hasattr(thing, "state_dict")
         self.own = hasattr(thing, "rank_state_dict")
         pairs = (("state_dict", "load_state_dict"), ("rank_state_dict", "load_rank_state_dict"))
@@ -83,29 +84,44 @@ def _differences(here: Any, there: Any, path: str) -> Any:
             else:
                 yield f"{path}/{key} was not saved"
         yield from (f"{path}/{key} was saved, and is not here" for key in there if key not in here)
-    elif isinstance(here, (list, tuple)) and isinstance(there, (list, tuple)) and _arrays_within(here):
+    elif isinstance(here, Mapping) or (isinstance(there, Mapping) and here is not None):
+        yield f"{path} is {type(here).__name__} here, and {type(there).__name__} was saved"
+    elif isinstance(here, list) and isinstance(there, list) and _arrays_within(here):
         if len(here) != len(there):
             yield f"{path} has {len(here)} entries here, and {len(there)} were saved"
         for i, (mine, saved) in enumerate(zip(here, there, strict=False)):
             yield from _differences(mine, saved, f"{path}/{i}")
-    elif arrays.is_array(here):
-        if not isinstance(there, np.ndarray):
-            yield f"{path} is an array here, and {type(there).__name__} was saved"
-        elif here.shape != there.shape or here.dtype != there.dtype:
+    elif _filled(here):
+        if arrays.is_array(here) != isinstance(there, np.ndarray) or not hasattr(there, "shape"):
+            yield f"{path} is {type(here).__name__} here, and {type(there).__name__} was saved"
+        elif tuple(here.shape) != tuple(there.shape) or here.dtype != there.dtype:
             yield f"{path} is {here.dtype} of shape {list(here.shape)} here, and {there.dtype} of shape {list(there.shape)} was saved"
+        elif isinstance(here, np.ndarray) and not here.flags.writeable:
+            yield f"{path} is read-only here"
+    elif isinstance(there, np.ndarray) and here is not None and not isinstance(here, tuple):
+        yield f"{path} is {type(here).__name__} here, and an array was saved"
 
 
-def _arrays_within(values: Any) -> bool:
-    return any(arrays.is_array(each) or isinstance(each, (Mapping, list, tuple)) for each in values)
+def _filled(x: Any) -> bool:
+    """Whether it is overwritten in place."""
+    return arrays.is_array(x) or kind_of(x) is not None
+
+
+def _arrays_within(x: Any) -> bool:
+    if isinstance(x, (Mapping, list)):
+        return any(map(_arrays_within, x.values() if isinstance(x, Mapping) else x))
+    return _filled(x)
 
 
 def _overwrite(here: Any, there: Any) -> None:
-    """Arrays in place; other values by assignment."""
+    """Arrays in place; other values, tuples among them, by assignment."""
     for key in here if isinstance(here, Mapping) else range(len(here)):
         mine, saved = here[key], there[key]
         if arrays.is_array(mine):
             arrays.of(mine).from_host(np.asarray(saved, order="C"), mine)
-        elif isinstance(mine, Mapping) or (isinstance(mine, (list, tuple)) and _arrays_within(mine)):
+        elif kind := kind_of(mine):
+            kind.fill(mine, saved)
+        elif isinstance(mine, Mapping) or (isinstance(mine, list) and _arrays_within(mine)):
             _overwrite(mine, saved)
         else:
             here[key] = saved

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from ..agree import gather_texts
 from ..errors import DataError
 from ..world import World
-from .bundle import Bundle, load
+from .bundle import Bundle, load, merged
 from .folder import Entry, Folder, Manifest
 
 __all__ = ["Found", "read"]
@@ -21,13 +22,13 @@ __all__ = ["Found", "read"]
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint. shared: the bundles of what is the same on all ranks; own: of this rank, or of all `ranks` where these are others."""
+    """A checkpoint. shared: what is the same on all ranks, by part; own: of this rank, or of all `ranks` where these are others."""
 
     path: Path
     step: int
     ranks: int
-    shared: list[Bundle]
-    own: list[Bundle]
+    shared: dict[str, Any]
+    own: list[dict[str, Any]]
 
 
 def read(world: World, folder: Folder) -> Found | None:
@@ -44,6 +45,10 @@ def read(world: World, folder: Folder) -> Found | None:
             bad.append(f"{folder.at(step)} is damaged ({error})")
             passed.append(step)
             continue
+        except _Unreadable as error:
+            raise DataError(
+                f"{folder.at(step)} cannot be read: {error}; cure: mend that, or rename it to begin from the one before"
+            ) from None
         if bad and world.rank == 0:
             folder.set_aside(passed)
             warnings.warn(f"{'; '.join(bad)}: passed over for {found.path}", RuntimeWarning, stacklevel=3)
@@ -51,6 +56,10 @@ def read(world: World, folder: Folder) -> Found | None:
     if bad:
         raise DataError(f"no checkpoint in {folder.path} is whole: {'; '.join(bad)}; cure: remove them to begin anew")
     return None
+
+
+class _Unreadable(Exception):
+    """Not damaged, as far as can be told: it may be there again in a moment, so it must not be given up."""
 
 
 def _steps(world: World, folder: Folder) -> list[int]:
@@ -70,15 +79,7 @@ def _steps(world: World, folder: Folder) -> list[int]:
 
 def _read(world: World, folder: Folder, step: int) -> Found:
     """Raises DataError, the same on every rank, where it is damaged."""
-    text, problem = "", ""
-    if world.rank == 0:
-        try:
-            text = folder.manifest(step).to_json()
-        except DataError as error:
-            problem = str(error)
-    text, problem = json.loads(gather_texts(world, json.dumps([text, problem]))[0])
-    if problem:
-        raise DataError(problem)
+    text = _together(world, lambda: folder.manifest(step).to_json() if world.rank == 0 else "")[0]
     manifest = Manifest.from_json(text)
     shared = [entry for entry in manifest.files if entry.name.startswith("shared")]
     own = [entry for entry in manifest.files if not entry.name.startswith("shared")]
@@ -86,28 +87,47 @@ def _read(world: World, folder: Folder, step: int) -> Found:
     alike = manifest.ranks == world.size
     if alike:
         readers |= {entry.name: rank for rank, entry in enumerate(own)}
-    mine, problem = _checked(folder, step, [entry for entry in manifest.files if readers[entry.name] == world.rank])
-    problems = [text for text in gather_texts(world, problem) if text]
-    if problems:
-        raise DataError("; ".join(problems))
+    mine: dict[str, bytes] = {}
+
+    def check() -> str:
+        for entry in manifest.files:
+            if readers[entry.name] == world.rank:
+                mine[entry.name] = folder.read(step, entry)
+                load(mine[entry.name])
+        return ""
+
+    _together(world, check)
 
     def sent(entries: list[Entry]) -> list[Bundle]:
         return [load(_sent(world, mine.get(entry.name), entry.nbytes, readers[entry.name])) for entry in entries]
 
     owns = [load(mine[entry.name]) for entry in own if entry.name in mine] if alike else sent(own)
-    return Found(folder.at(step), step, manifest.ranks, sent(shared), owns)
+    shares, found = sent(shared), []
+
+    def unpack() -> str:
+        found.append(Found(folder.at(step), step, manifest.ranks, merged(shares), [merged([bundle]) for bundle in owns]))
+        return ""
+
+    _together(world, unpack)
+    return found[0]
 
 
-def _checked(folder: Folder, step: int, entries: list[Entry]) -> tuple[dict[str, bytes], str]:
-    """The bytes of these files, and what is wrong with them."""
-    found, problems = {}, []
-    for entry in entries:
-        try:
-            found[entry.name] = folder.read(step, entry)
-            load(found[entry.name])
-        except DataError as error:
-            problems.append(str(error))
-    return found, "; ".join(problems)
+def _together(world: World, act: Callable[[], str]) -> list[str]:
+    """Let every rank act: what each says. Raises DataError or _Unreadable, the same on every rank, where any has found damage, or could
+    not look.
+    """
+    told = ["", ""]
+    try:
+        told = ["", act()]
+    except OSError as error:
+        told = ["unreadable", f"rank {world.rank}: {error}"]
+    except Exception as error:  # whatever a file that somebody has made leads to
+        told = ["damaged", str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"]
+    everyone = [json.loads(text) for text in gather_texts(world, json.dumps(told))]
+    for kind, raises in (("unreadable", _Unreadable), ("damaged", DataError)):
+        if problems := [text for found, text in everyone if found == kind]:
+            raise raises("; ".join(dict.fromkeys(problems)))
+    return [text for _, text in everyone]
 
 
 def _sent(world: World, data: bytes | None, nbytes: int, root: int) -> bytes:

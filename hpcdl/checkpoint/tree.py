@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -14,20 +15,24 @@ from .. import arrays
 from ..arrays import Array
 from ..errors import DataError, InvalidArgument
 
-__all__ = ["Kind", "adopt", "copy", "pack", "unpack"]
+__all__ = ["Kind", "adopt", "copy", "kind_of", "pack", "unpack"]
 
 _PLAIN = {"bool", "float16", "float32", "float64", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
 _LOOK = 1e-5  # seconds between looks whether a copy from a GPU has ended
+_DICTS = {"Counter": Counter, "OrderedDict": OrderedDict}
 _FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 class Kind(NamedTuple):
-    """A kind of values that a framework adds: `known` tells whether one is, `plain` makes nested plain values of it, `made` the reverse."""
+    """A kind of values that a framework adds: `known` tells whether one is. `plain` makes nested plain values of it, `made` the reverse;
+    `fill` overwrites one in place by another of its shape and dtype.
+    """
 
     name: str
     known: Callable[[Any], bool]
     plain: Callable[[Any], Any]
     made: Callable[[Any], Any]
+    fill: Callable[[Any, Any], None]
 
 
 _kinds: dict[str, Kind] = {}
@@ -36,6 +41,11 @@ _kinds: dict[str, Kind] = {}
 def adopt(kind: Kind) -> None:
     """Let checkpoints hold values of `kind` from now on."""
     _kinds[kind.name] = kind
+
+
+def kind_of(x: Any) -> Kind | None:
+    """The added kind that `x` is of."""
+    return next((kind for kind in _kinds.values() if kind.known(x)), None)
 
 
 def pack(value: Any, found: dict[str, Array], path: tuple[str, ...] = ()) -> Any:
@@ -51,6 +61,8 @@ def pack(value: Any, found: dict[str, Array], path: tuple[str, ...] = ()) -> Any
     if isinstance(value, float):
         return value if math.isfinite(value) else {"$float": str(value)}
     if isinstance(value, Mapping):
+        if type(value) in _DICTS.values():
+            return {"$dict": type(value).__name__, "value": pack(dict(value), found, path)}
         packed = [(key, pack(each, found, (*path, str(key)))) for key, each in value.items()]
         if all(isinstance(key, str) and not key.startswith("$") for key in value):
             return dict(packed)
@@ -60,9 +72,8 @@ def pack(value: Any, found: dict[str, Array], path: tuple[str, ...] = ()) -> Any
         return items if isinstance(value, list) else {"$tuple": items}
     if isinstance(value, (bytes, bytearray)):
         return {"$bytes": _keep(np.frombuffer(bytes(value), np.uint8), found, path)}
-    for kind in _kinds.values():
-        if kind.known(value):
-            return {"$kind": kind.name, "value": pack(kind.plain(value), found, path)}
+    if kind := kind_of(value):
+        return {"$kind": kind.name, "value": pack(kind.plain(value), found, path)}
     raise InvalidArgument(
         f"a checkpoint cannot hold {type(value).__name__} at {'/'.join(path) or 'the top'}; it holds numbers, strings, bytes, None, "
         "arrays, and dicts, lists and tuples of these; give it a state_dict() made of such"
@@ -138,6 +149,7 @@ def _read_kind(value: dict[str, Any], found: Mapping[str, Array]) -> Any:
 _READ: dict[str, Callable[[dict[str, Any], Mapping[str, Array]], Any]] = {
     "$float": lambda value, found: _FLOATS[value["$float"]],
     "$map": lambda value, found: {unpack(key, found): unpack(each, found) for key, each in value["$map"]},
+    "$dict": lambda value, found: _DICTS[value["$dict"]](unpack(value["value"], found)),
     "$tuple": lambda value, found: tuple(unpack(each, found) for each in value["$tuple"]),
     "$bytes": lambda value, found: found[value["$bytes"]].tobytes(),
     "$array": _read_array,

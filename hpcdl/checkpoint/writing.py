@@ -34,7 +34,10 @@ def write(world: World, folder: Folder, step: int, bundles: Mapping[str, Bundle]
         problems, _ = _together(world, step, lambda: folder.finish(Manifest(step, world.size, tuple(files))) if first else None)
     if problems and first:
         folder.give_up(step)
-        newest = next(iter(folder.steps()), None)
+        try:
+            newest = next(iter(folder.steps()), None)
+        except OSError:
+            newest = None
         left = "there is none before it" if newest is None else f"the last good one is {folder.at(newest)}"
         text = f"the checkpoint of step {step} could not be written: {'; '.join(problems)}; training goes on, and {left}"
         warnings.warn(text, RuntimeWarning, stacklevel=2)

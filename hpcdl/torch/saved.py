@@ -9,6 +9,7 @@ import torch
 
 from ..checkpoint.random_states import add_source
 from ..checkpoint.tree import Kind, adopt
+from ..errors import InvalidArgument
 from .tensors import as_array, as_tensor
 
 __all__ = ["KIND"]
@@ -16,10 +17,9 @@ __all__ = ["KIND"]
 
 def _plain(x: torch.Tensor) -> Any:
     """A tensor's array; of a dtype that NumPy lacks, its bytes. Strides, and whether a gradient is wanted, are not kept."""
-    x = x.detach()
-    if x.layout != torch.strided:
-        x = x.to_dense()
-    x = x.contiguous()
+    if x.layout != torch.strided or x.is_quantized or x.device.type == "meta":
+        raise InvalidArgument(f"a checkpoint cannot hold the {x.layout} tensor of {x.dtype} on {x.device}; give it dense ones")
+    x = x.detach().resolve_conj().resolve_neg().contiguous()
     if x.is_complex() or (x.dtype.itemsize == 1 and x.dtype.is_floating_point):
         return [str(x.dtype).removeprefix("torch."), list(x.shape), as_array(x.reshape(-1).view(torch.uint8))]
     return as_array(x)
@@ -44,6 +44,11 @@ def _set_random(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
-KIND = Kind("torch tensor", lambda x: isinstance(x, torch.Tensor), _plain, _made)
+def _fill(x: torch.Tensor, saved: torch.Tensor) -> None:
+    with torch.no_grad():
+        x.copy_(saved)
+
+
+KIND = Kind("torch tensor", lambda x: isinstance(x, torch.Tensor), _plain, _made, _fill)
 adopt(KIND)
 add_source("torch", _random, _set_random)

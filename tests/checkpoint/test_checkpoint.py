@@ -6,12 +6,13 @@ import resource
 import signal
 import warnings
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import numpy as np
 import pytest
 
 from hpcdl.checkpoint import Checkpoint
-from hpcdl.errors import DataError, InvalidArgument
+from hpcdl.errors import DataError, InvalidArgument, Mismatch
 
 
 class Own:
@@ -230,12 +231,87 @@ def test_ranks_that_save_different_steps(ranks, shared_path) -> None:
     ranks(3, body)
 
 
+def test_ranks_that_disagree(ranks, shared_path) -> None:
+    """On the folder, on how to write, on what."""
+
+    def body(world) -> None:
+        for parts, more, said in (
+            ({"model": model()}, {"spread": world.rank == 1}, "'spread' is False on rank 0 and True on rank 1"),
+            ({f"model {world.rank}": model()}, {}, "\"part 'model 0'\" is on rank 0, but not on rank 1"),
+        ):
+            with pytest.raises(Mismatch, match="the arguments of Checkpoint differ between the 2 ranks") as error:
+                Checkpoint(shared_path, world, parts, **more)
+            assert said in str(error.value)
+        with pytest.raises(Mismatch, match="'folder' is "):
+            Checkpoint(shared_path / str(world.rank), world, {"model": model()})
+
+    ranks(2, body)
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_steps_of_numpy(ranks, shared_path, background) -> None:
+    def body(world) -> None:
+        with Checkpoint(shared_path, world, {"model": model()}, background=background) as one:
+            one.save(np.int64(5))
+            one.wait()
+            assert one.saved == 5 and one.restore() == 5
+
+    ranks(2, body)
+
+
+def test_what_can_be_overwritten(ranks, shared_path) -> None:
+    """Lists that grow, tuples, other types, arrays that are read-only."""
+
+    def body(world) -> None:
+        values = {"history": [[1, 2]], "pair": (np.zeros(2), 5), "x": np.zeros(2)}
+        with Checkpoint(shared_path, world, {"values": values}) as one:
+            values["history"].append([3])
+            one.save(1)
+            one.wait()
+            values |= {"history": [], "pair": (np.ones(2), 6)}
+            assert one.restore() == 1
+            assert values["history"] == [[1, 2], [3]] and values["pair"][1] == 5 and (values["pair"][0] == 0).all()
+            values["x"].flags.writeable = False
+            with pytest.raises(DataError, match="values/x is read-only here"):
+                one.restore()
+            for other in ({"a": 1}, 5):
+                with pytest.raises(DataError, match="of another model"):
+                    values["x"] = other
+                    one.restore()
+
+    ranks(2, body)
+
+
+def test_a_reader_that_fails_for_a_moment(ranks, shared_path, monkeypatch) -> None:
+    """Nothing is given up because of it."""
+
+    def body(world) -> None:
+        with Checkpoint(shared_path, world, {"model": model()}, background=False) as one:
+            one.save(1)
+            one.save(2)
+            read = one._folder.read
+
+            def failing(step, entry):
+                raise OSError(5, "Input/output error")
+
+            if world.rank == 0:
+                one._folder.read = failing
+            with pytest.raises(DataError, match=r"step-0*2 cannot be read: rank 0: .*Input/output error; cure: mend that"):
+                one.restore()
+            one._folder.read = read
+            assert one.restore() == 2
+
+    ranks(2, body)
+
+
 def test_bad_arguments(ranks, shared_path) -> None:
     def body(world) -> None:
         with pytest.raises(InvalidArgument, match="keep must be at least 1, got 0"):
             Checkpoint(shared_path, world, {}, keep=0)
         with pytest.raises(InvalidArgument, match=r"cannot hold 'net', a object: it needs state_dict\(\)"):
             Checkpoint(shared_path, world, {"net": object()})
+        with pytest.raises(InvalidArgument, match="a mappingproxy: it needs"):
+            Checkpoint(shared_path, world, {"net": MappingProxyType({})})
         with Checkpoint(shared_path, world, {}) as one, pytest.raises(InvalidArgument, match="step must not be negative"):
             one.save(-1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,12 @@ def test_what_a_crash_leaves(folder) -> None:
     folder.begin(6)
     folder.write(6, NAME, b"not finished")
     assert Folder(folder.path).steps() == [5]
+    other = Folder(folder.path, "of another run")
+    other.begin(6)
+    folder.begin(7)
+    assert folder.writing(6).exists() and other.writing(6).exists()  # somebody may be at it
+    for left in (folder.writing(6), other.writing(6)):
+        os.utime(left, (0, 0))
     written(folder, 7)
     assert sorted(path.name for path in folder.path.iterdir()) == ["step-000000000005", "step-000000000007"]
     folder.at(5).rename(folder.path / ".replaced-step-000000000005")  # it ended between the two renames of another save of step 5
@@ -63,7 +70,8 @@ def test_what_a_crash_leaves(folder) -> None:
     [
         (lambda path: path.write_bytes(path.read_bytes()[:-3]), "has 7 bytes, 10 were written"),
         (lambda path: path.write_bytes(b"same bytes"), "was changed after it was written"),
-        (lambda path: path.unlink(), "cannot be read"),
+        (lambda path: path.unlink(), "is missing"),
+        (lambda path: (path.unlink(), os.mkfifo(path)), "is missing"),
     ],
 )
 def test_damaged_files(folder, damage, said) -> None:
@@ -95,6 +103,29 @@ def test_damaged_manifests(folder, damage, said) -> None:
     damage(folder.at(5) / "manifest.json")
     with pytest.raises(DataError, match=said):
         folder.manifest(5)
+
+
+def test_of_another_step(folder) -> None:
+    written(folder, 5)
+    folder.at(5).rename(folder.at(6))
+    with pytest.raises(DataError, match="its manifest is that of step 5"):
+        folder.manifest(6)
+
+
+def test_files_that_are_not_there_make_no_checkpoint(folder) -> None:
+    """As where ranks see different folders of one name."""
+    folder.begin(5)
+    entry = folder.write(5, NAME, b"some bytes")
+    (folder.writing(5) / NAME).write_bytes(b"")
+    with pytest.raises(OSError, match="do all ranks see the same folder"):
+        folder.finish(Manifest(5, 1, (entry,)))
+    assert folder.steps() == []
+
+
+def test_a_link_to_nothing_is_not_an_empty_folder(tmp_path) -> None:
+    (tmp_path / "run").symlink_to(tmp_path / "not mounted")
+    with pytest.raises(OSError):
+        Folder(tmp_path / "run").steps()
 
 
 def test_every_bit_of_a_manifest_counts() -> None:

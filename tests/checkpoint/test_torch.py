@@ -24,6 +24,42 @@ def test_tensors(name, shape) -> None:
     assert same(found["x"], x) and same(found["t"][0], x.T if x.ndim == 2 else x)
 
 
+def test_a_dict_of_tensors_is_overwritten_in_place(ranks, shared_path) -> None:
+    import hpcdl.torch  # noqa: F401
+
+    def body(world) -> None:
+        module = torch.nn.Linear(3, 2)
+        with Checkpoint(shared_path, world, {"model": dict(module.named_parameters())}) as one:
+            before = module.weight.detach().clone()
+            one.save(1)
+            one.wait()
+            torch.nn.init.zeros_(module.weight)
+            assert one.restore() == 1 and module.weight.any()
+            assert world.rank or torch.equal(module.weight, before)
+        with (
+            Checkpoint(shared_path, world, {"model": dict(torch.nn.Linear(3, 5).named_parameters())}) as two,
+            pytest.raises(DataError, match=r"model/weight is torch.float32 of shape \[5, 3\] here, and torch.float32 of shape \[2, 3\]"),
+        ):
+            two.restore()
+
+    ranks(2, body)
+
+
+def test_a_module_goes_on_as_a_distributed_one(ranks, shared_path) -> None:
+    import hpcdl.torch as ht
+
+    def body(world) -> None:
+        with Checkpoint(shared_path, world, {"model": (plain := torch.nn.Linear(3, 2))}) as one:
+            one.save(1)
+        model = ht.DistributedDataParallel(torch.nn.Linear(3, 2), world=world)
+        with Checkpoint(shared_path, world, {"model": model}) as two:
+            assert two.restore() == 1
+        if world.rank == 0:
+            assert torch.equal(model.module.weight, plain.weight)
+
+    ranks(2, body)
+
+
 def same(a, b) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.to(torch.complex128), b.to(torch.complex128))
 

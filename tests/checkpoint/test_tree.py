@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 
 import ml_dtypes
 import numpy as np
@@ -98,8 +98,10 @@ def test_a_snapshot_is_a_copy() -> None:
     assert (merged([bundle])["x"] == 0).all()
 
 
-def test_ordered_dicts_become_dicts() -> None:
-    assert same(there_and_back(OrderedDict(b=1, a=2)), {"b": 1, "a": 2})
+def test_dicts_of_other_kinds() -> None:
+    found = there_and_back({"o": OrderedDict(b=1, a=2), "c": Counter("abb"), "p": defaultdict(list, {3: [1]})})
+    assert type(found["o"]) is OrderedDict and list(found["o"]) == ["b", "a"] and type(found["c"]) is Counter and found["c"]["z"] == 0
+    assert same(found["p"], {3: [1]})
 
 
 def test_what_cannot_be_held() -> None:
@@ -111,7 +113,9 @@ def test_what_cannot_be_held() -> None:
 
 def test_kinds_of_other_libraries() -> None:
     """Added by whoever knows them; without that a clear error, not a guess."""
-    kind = Kind("complex number", lambda x: isinstance(x, complex), lambda x: [x.real, x.imag], lambda parts: complex(*parts))
+    kind = Kind(
+        "complex number", lambda x: isinstance(x, complex), lambda x: [x.real, x.imag], lambda parts: complex(*parts), lambda x, saved: None
+    )
     adopt(kind)
     data = dump(snapshot({"z": [1 + 2j]}))
     assert merged([load(data)]) == {"z": [1 + 2j]}
