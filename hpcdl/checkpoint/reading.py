@@ -63,17 +63,16 @@ class _Unreadable(Exception):
 
 
 def _steps(world: World, folder: Folder) -> list[int]:
-    told: dict[str, Any] = {}
-    if world.rank == 0:
-        try:
-            folder.recover()
-            told = {"steps": folder.steps()}
-        except OSError as error:
-            told = {"problem": str(error)}
-    told = json.loads(gather_texts(world, json.dumps(told))[0])
-    if "problem" in told:
-        raise DataError(f"rank 0 of {world.size} cannot look for checkpoints: {told['problem']}")
-    steps: list[int] = told["steps"]
+    def look() -> str:
+        if world.rank:
+            return ""
+        folder.recover()
+        return json.dumps(folder.steps())
+
+    try:
+        steps: list[int] = json.loads(_together(world, look)[0])
+    except _Unreadable as error:
+        raise DataError(f"cannot look for checkpoints: {error}") from None
     return steps
 
 
@@ -87,22 +86,24 @@ def _read(world: World, folder: Folder, step: int) -> Found:
     alike = manifest.ranks == world.size
     if alike:
         readers |= {entry.name: rank for rank, entry in enumerate(own)}
-    mine: dict[str, bytes] = {}
+    mine: dict[str, tuple[bytes, Bundle]] = {}
 
     def check() -> str:
         for entry in manifest.files:
             if readers[entry.name] == world.rank:
-                mine[entry.name] = folder.read(step, entry)
-                load(mine[entry.name])
+                data = folder.read(step, entry)
+                mine[entry.name] = data, load(data)
         return ""
 
     _together(world, check)
 
-    def sent(entries: list[Entry]) -> list[Bundle]:
-        return [load(_sent(world, mine.get(entry.name), entry.nbytes, readers[entry.name])) for entry in entries]
+    def sent(entry: Entry) -> Bundle:
+        data, bundle = mine.get(entry.name, (None, None))
+        received = _sent(world, data, entry.nbytes, readers[entry.name])
+        return load(received) if bundle is None else bundle
 
-    owns = [load(mine[entry.name]) for entry in own if entry.name in mine] if alike else sent(own)
-    shares, found = sent(shared), []
+    owns = [mine[entry.name][1] for entry in own if entry.name in mine] if alike else list(map(sent, own))
+    shares, found = list(map(sent, shared)), []
 
     def unpack() -> str:
         found.append(Found(folder.at(step), step, manifest.ranks, merged(shares), [merged([bundle]) for bundle in owns]))
