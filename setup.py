@@ -21,14 +21,16 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",
-    packages=find_packages(include=["hpcdl", "hpcdl.*"]),
-    package_data={"hpcdl": ["py.typed"]},
+    packages=[*find_packages(include=["hpcdl", "hpcdl.*"]), "hpcdl.jobs"],
+    package_dir={"hpcdl.jobs": "jobs"},  # hpcdl.launch.templates finds them in any install
+    package_data={"hpcdl": ["py.typed"], "hpcdl.jobs": ["*.sbatch", "*.md"]},
     install_requires=[
         "numpy>=2.0",
         "mpi4py>=4.1",
         "ml_dtypes>=0.5",  # bfloat16 as a NumPy dtype
         "numkong>=7.8,<8",  # casts at memory speed; NumPy's own are 15-25 times slower
         "safetensors>=0.5",  # the files of checkpoints
+        "tomli>=2; python_version < '3.11'",  # the file of defaults of `hpcdl submit`
         "rich>=13.7",  # tables and progress bars of the command line
     ],
     extras_require={

@@ -11,13 +11,21 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .checkpoint.stop import preemption as preemption
+    from .errors import REQUEUE as REQUEUE
     from .reduction.reducer import Reducer as Reducer
     from .start import init as init
     from .world import World as World
 
-_HOME = {"init": ".start", "World": ".world", "Reducer": ".reduction.reducer"}
+_HOME = {
+    "init": ".start",
+    "World": ".world",
+    "Reducer": ".reduction.reducer",
+    "preemption": ".checkpoint.stop",
+    "REQUEUE": ".errors",
+}
 _MODULES = {"checkpoint", "codecs", "errors", "keras", "numpy", "torch"}
-__all__ = ["Reducer", "World", "__version__", "init"]
+__all__ = ["REQUEUE", "Reducer", "World", "__version__", "init", "preemption"]
 
 
 def __getattr__(name: str) -> Any:

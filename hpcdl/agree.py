@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from itertools import zip_longest
 from operator import index
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from .errors import InvalidArgument, Mismatch, ranks_text
+from .errors import CommunicationError, HpcdlError, InvalidArgument, Mismatch, ranks_text
 from .world import World
 
-__all__ = ["agree", "compare", "count", "gather_texts"]
+__all__ = ["agree", "all_or_none", "compare", "count", "gather_texts"]
 
 _SAME_MODEL = "build the same model on every rank (the values may differ, rank 0's are broadcast)"
 _SHOWN = 5  # differences that an error lists
+_T = TypeVar("_T")
 
 
 def compare(world: World, lines: Sequence[str], what: str, cure: str = _SAME_MODEL) -> None:
@@ -41,6 +42,25 @@ def gather_texts(world: World, text: str) -> list[str]:
     everything = world.allgather(np.frombuffer(data, np.uint8).copy()).tobytes()
     ends = np.cumsum(lengths)
     return [everything[end - length : end].decode() for end, length in zip(ends, lengths, strict=True)]
+
+
+def all_or_none(world: World, what: str, act: Callable[[], _T], raises: type[HpcdlError]) -> _T:
+    """What `act` returns on this rank; where it fails on any, `raises`, the same on every rank, which says what, which rank, and why.
+
+    Collective; one all-gather of a byte if all is well.
+    """
+    result: list[_T] = []
+    problem, cause = "", None
+    try:
+        result.append(act())
+    except CommunicationError:
+        raise
+    except Exception as error:
+        problem, cause = str(error) if isinstance(error, raises) else f"{type(error).__name__}: {error}", error
+    if world.allgather(np.array([cause is not None], np.uint8)).any():
+        rank, text = next((rank, text) for rank, text in enumerate(gather_texts(world, problem)) if text)
+        raise raises(f"{what}: rank {rank} of {world.size}: {text}") from cause
+    return result[0]
 
 
 def _differences(first: list[str], second: list[str], rank: int) -> list[str]:

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 __all__ = [
+    "REQUEUE",
     "CommunicationError",
     "DataError",
     "HpcdlError",
@@ -33,6 +34,9 @@ __all__ = [
     "UnknownName",
     "WaitTimeout",
 ]
+
+#: Exit code of a training that has saved and asks to be started again: none of the shell's, of sysexits.h's or of signals'.
+REQUEUE = 85
 
 
 class HpcdlError(RuntimeError):

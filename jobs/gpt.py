@@ -7,7 +7,8 @@
 
 The parallel parts are PyTorch's own (DDP, fully_shard, parallelize_module, pipelining, distributed checkpoint); hpcdl carries their
 messages over MPI. Batches are a function of (seed, step), and the first weights of the seed: for every mesh the loss curve is that of one
-process, in float32 to 1e-5 (relative, each loss of 20 steps; measured: below 1e-6).
+process, in float32 to 1e-5 (relative, each loss of 20 steps; measured: below 1e-6). With --checkpoint, a job that is about to be ended
+(SIGTERM, SIGUSR1, Slurm's time limit) saves first and leaves with exit code 85, on which the templates beside this file requeue.
 Copy this file and change it. Its sections: settings, text, model, plan, trainer, checkpoint, report, main.
 """
 
@@ -19,8 +20,7 @@ import hashlib
 import json
 import logging
 import math
-import re
-import shutil
+import os
 import sys
 import sysconfig
 import time
@@ -31,7 +31,6 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 import torch.nn.functional as F  # noqa: N812
 from rich.console import Console
 from rich.table import Table
@@ -45,6 +44,8 @@ from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
 import hpcdl.torch as ht
+from hpcdl.checkpoint import Checkpoint, preemption
+from hpcdl.errors import DataError
 
 SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B, "interleaved": ScheduleInterleaved1F1B}
 BYTES = 256  # the vocabulary
@@ -102,7 +103,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--checkpoint", type=Path, help="folder for checkpoints, seen by all ranks")
     add("--save-every", type=count, default=100, help="steps; the last step is saved too")
     add("--keep", type=count, default=2, help="newest checkpoints that stay")
-    add("--resume", action="store_true", help="go on from the newest checkpoint, if there is one; the mesh may be another")
+    add(
+        "--resume",
+        action="store_true",
+        help="go on from the newest whole checkpoint, if there is one; the mesh may be another; a job that Slurm has requeued does",
+    )
     add("--sample", type=int, default=240, help="bytes of text to write at the end; 0: none")
     add("--prompt", default="\ndef ")
     add("--temperature", type=above_0, default=0.7)
@@ -347,8 +352,8 @@ class Plain(nn.Module):
         )
 
 
-def build(args: argparse.Namespace, mesh: DeviceMesh, stage: int, stages: int) -> tuple[nn.Module, list[Part]]:
-    """One stage of the model on this rank, and its parameters.
+def build(args: argparse.Namespace, mesh: DeviceMesh, stage: int, stages: int) -> tuple[nn.Module, list[Part], Any]:
+    """One stage of the model on this rank, its parameters, and the hook that compresses its gradients, or None.
 
     Each rank makes the whole model from the seed and keeps its part: simple, and the same weights for any mesh. A model that does not fit
     in a rank's memory needs another way, for instance a checkpoint made once.
@@ -363,16 +368,18 @@ def build(args: argparse.Namespace, mesh: DeviceMesh, stage: int, stages: int) -
         for block in model.blocks.values():
             fully_shard(block, mesh=mesh["dp"])
         fully_shard(model, mesh=mesh["dp"])
-        return model, [Part(name, p, local(p), p) for name, p in model.named_parameters()]
+        return model, [Part(name, p, local(p), p) for name, p in model.named_parameters()], None
     module: nn.Module = Plain(model) if args.tp > 1 else model
     parts = [Part(name, p, p, None) for name, p in model.named_parameters()]
     if isinstance(module, Plain):
         parts = [Part(part.name, part.data, part.data, part.form) for part in module.parts]
+    hook = None
     if args.dp > 1:
         module = DistributedDataParallel(module, process_group=mesh.get_group("dp"), gradient_as_bucket_view=True)
         if args.codec:
-            module.register_comm_hook(mesh.get_group("dp"), ht.comm_hook(args.codec, error_feedback=True))
-    return module, parts
+            hook = ht.comm_hook(args.codec, error_feedback=True)
+            module.register_comm_hook(mesh.get_group("dp"), hook)
+    return module, parts, hook
 
 
 def clocks() -> tuple[float, float, float]:
@@ -399,8 +406,10 @@ class Trainer:
         mine = range(first, stages, args.pp)  # this rank's stages
         self.has_first, self.has_last = 0 in mine, stages - 1 in mine
         built = [build(args, self.mesh, stage, stages) for stage in mine]
-        self.models = [model for model, _ in built]
-        self.parts = [part for _, parts in built for part in parts]
+        self.models = [model for model, _, _ in built]
+        self.parts = [part for _, parts, _ in built for part in parts]
+        self.hooks = [hook for _, _, hook in built if hook]
+        self.form = [stages, args.pp, args.dp, args.tp]
         self.pipeline = self.schedule(mine, stages) if args.pp > 1 else None
         decayed = [part.data for part in self.parts if part.owner.ndim > 1]
         others = [part.data for part in self.parts if part.owner.ndim <= 1]
@@ -520,6 +529,36 @@ class Trainer:
         found = self.over_ranks(losses)
         return sum(found) / len(found)
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Weights and AdamW's moments by the parameters' names, as parts of distributed tensors: what torch re-shards on loading."""
+        found = {}
+        for part in self.parts:
+            moments = self.optimizer.state[part.data]
+            if not moments:  # no step was taken yet: make what loading fills
+                moments.update(step=torch.tensor(0.0), exp_avg=torch.zeros_like(part.data), exp_avg_sq=torch.zeros_like(part.data))
+            found[part.name] = part.spread(part.data.detach())
+            found |= {f"{part.name}.{key}": x if key == "step" else part.spread(x) for key, x in moments.items()}
+        return found
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Nothing is left to do: loading has filled the very tensors that `state_dict` gives."""
+
+    def rank_state_dict(self) -> dict[str, Any]:
+        """What --codec has dropped on this rank and not sent yet."""
+        return {"form": self.form, "hooks": [hook.rank_state_dict() for hook in self.hooks]}
+
+    def load_rank_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with it on the same mesh; on another it belongs to other pieces of the parameters, and is lost."""
+        if state["form"] == self.form:
+            for hook, saved in zip(self.hooks, state["hooks"], strict=False):  # none of either without --codec
+                hook.load_rank_state_dict(saved)
+
+    def load_all_rank_state_dicts(self, states: list[dict[str, Any]]) -> None:
+        """The same from another number of ranks, where all is data parallel."""
+        if states[0]["form"][::3] == self.form[::3] == [1, 1]:
+            for hook, *saved in zip(self.hooks, *(state["hooks"] for state in states), strict=False):
+                hook.load_all_rank_state_dicts(saved)
+
     def whole_model(self) -> GPT | None:
         """On rank 0 the model with all weights, gathered from all ranks; None on the others."""
         # For --fsdp with --tp it warns that gathering takes two steps: once at the end, it may.
@@ -541,92 +580,48 @@ class Trainer:
 # --- checkpoint ------------------------------------------------------------------------------------------------------------
 
 
-class Checkpoints:
-    """Folders step-000100, … below --checkpoint, each complete: written under another name and renamed when all ranks are done."""
+class Run:
+    """The checkpoints of this training: where it begins, what it saves, and how it ends where its job is about to be ended."""
 
-    SHAPE = ("layers", "heads", "width", "context", "text")  # must be as they were; the mesh may be another
+    MODEL = ("layers", "heads", "width", "context", "text")  # must be as they were; the mesh may be another
 
-    def __init__(self, args: argparse.Namespace, trainer: Trainer, text: Text) -> None:
-        self.folder, self.keep, self.trainer = args.checkpoint, args.keep, trainer
-        names = (*self.SHAPE[:-1], "batch", "seed", "steps", "lr", "warmup", "weight_decay", "clip", "codec", "bf16")
-        self.settings = {**{name: getattr(args, name) for name in names}, "text": text.digest}
-
-    def state(self) -> dict[str, Tensor]:
-        """Weights and AdamW's moments by the parameters' names, as parts of distributed tensors: what torch re-shards on loading."""
-        found = {}
-        for part in self.trainer.parts:
-            moments = self.trainer.optimizer.state[part.data]
-            if not moments:  # no step was taken yet: make what loading fills
-                moments.update(step=torch.tensor(0.0), exp_avg=torch.zeros_like(part.data), exp_avg_sq=torch.zeros_like(part.data))
-            found[part.name] = part.spread(part.data.detach())
-            found |= {f"{part.name}.{key}": x if key == "step" else part.spread(x) for key, x in moments.items()}
-        return found
-
-    def complete(self) -> list[int]:
-        """Steps of the complete checkpoints, oldest first."""
-        names = [re.fullmatch(r"step-(\d+)", path.name) for path in self.folder.glob("step-*")] if self.folder.is_dir() else []
-        return sorted(int(name[1]) for name in names if name)
-
-    def begin(self, resume: bool) -> tuple[int, str]:
-        """How many steps are done already, and what to say of it. Refused where this run would mix its checkpoints with another's."""
-        found: list[Any] = [None]
-        if dist.get_rank() == 0:  # it decides: file systems do not show a new folder to all at once
-            steps = self.complete()
-            for partial in self.folder.glob("partial-*"):  # of an interrupted run
-                shutil.rmtree(partial, ignore_errors=True)
-            found = [(*self.newest(steps), steps)] if resume else [(0, {}, "", steps)]
-        dist.broadcast_object_list(found)
-        step, then, said, steps = found[0]
-        if steps and not resume:
-            raise Refused(
-                f"{self.folder} has checkpoints already, up to step {steps[-1]}; go on from there with --resume, or use another folder"
-            )
-        if not step:
-            return 0, f"no checkpoint in {self.folder}, so this begins with step 1{said}" if resume else ""
-        return step, self.load(step, then) + said
-
-    def newest(self, steps: list[int]) -> tuple[int, dict[str, Any], str]:
-        """The newest checkpoint whose settings can be read: its step, these, and what to say of those that were passed over."""
-        passed = ""
-        for step in reversed(steps):
-            file = self.folder / f"step-{step:06d}" / "settings.json"
-            try:
-                return step, json.loads(file.read_text()), passed
-            except (OSError, ValueError) as error:
-                passed += f"; {file} is damaged ({error}), so its checkpoint was passed over"
-        return 0, {}, passed
-
-    def load(self, step: int, then: dict[str, Any]) -> str:
-        """Load the checkpoint of that step and settings, saved by whatever mesh; what to say of it."""
-        changed = {name: f"{name} {then.get(name)} (now {now})" for name, now in self.settings.items() if then.get(name) != now}
-        if wrong := [changed[name] for name in self.SHAPE if name in changed]:
-            raise Refused(f"the checkpoint in {self.folder} is of another run: {', '.join(wrong)}; use its settings or another folder")
-        folder = self.folder / f"step-{step:06d}"
+    def __init__(self, args: argparse.Namespace, trainer: Trainer, text: Text, stack: contextlib.ExitStack) -> None:
+        self.args, self.begin, self.told = args, 0, ""
+        self.stop: Any = lambda step: None
+        self.checkpoint: Checkpoint | None = None
+        if not args.checkpoint:
+            return
+        names = (*self.MODEL[:-1], "batch", "seed", "steps", "lr", "warmup", "weight_decay", "clip", "codec", "bf16")
+        now = {**{name: getattr(args, name) for name in names}, "text": text.digest}
+        then = dict(now)  # restoring overwrites it
+        requeued = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+        found: list[Any] = [any(args.checkpoint.glob("step-*")), args.resume or requeued]
+        dist.broadcast_object_list(found)  # rank 0's
+        there, again = found
+        if there and not again:
+            raise Refused(f"{args.checkpoint} has checkpoints already; go on from the newest with --resume, or use another folder")
+        parts = {"trainer": ht.sharded(trainer), "settings": then}
+        self.checkpoint = Checkpoint(args.checkpoint, ht.default_world(), parts, keep=args.keep)
         try:
-            dcp.load(self.state(), checkpoint_id=folder)
-        except (Exception, dcp.CheckpointException) as error:  # the latter is none
-            reason = " ".join(str(error).split())[:200]
-            raise Refused(
-                f"{folder} cannot be loaded ({type(error).__name__}: {reason}); remove it to go on from the one before"
-            ) from error
-        return f"going on after step {step}" + f"; changed since: {', '.join(changed.values())}" * bool(changed)
+            self.begin = (self.checkpoint.restore() if again else None) or 0
+        except DataError as error:
+            raise Refused(str(error)) from error
+        changed = {name: f"{name} {then[name]} (now {now[name]})" for name in now if then[name] != now[name]}
+        if wrong := [changed[name] for name in self.MODEL if name in changed]:
+            raise Refused(f"the checkpoint in {args.checkpoint} is of another run: {', '.join(wrong)}; use its settings or another folder")
+        then.update(now)
+        if self.begin:
+            self.told = f"going on after step {self.begin}" + f"; changed since: {', '.join(changed.values())}" * bool(changed)
+        elif again:
+            self.told = f"no checkpoint in {args.checkpoint}, so this begins with step 1"
+        stack.enter_context(self.checkpoint)
+        self.stop = stack.enter_context(preemption(ht.default_world(), self.checkpoint))
 
-    def save(self, step: int) -> None:
-        """Write the state after so many steps; then remove the oldest."""
-        final = self.folder / f"step-{step:06d}"
-        partial = self.folder / f"partial-{step:06d}"
-        if dist.get_rank() == 0:
-            shutil.rmtree(partial, ignore_errors=True)  # of an interrupted run
-            partial.mkdir(parents=True)
-            (partial / "settings.json").write_text(json.dumps(self.settings))
-        dist.barrier()
-        dcp.save(self.state(), checkpoint_id=partial)
-        dist.barrier()
-        if dist.get_rank() == 0:
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
-            for old in self.complete()[: -self.keep]:
-                shutil.rmtree(self.folder / f"step-{old:06d}")
+    def done(self, step: int) -> None:
+        """So many steps are done: save, if it is time, in the background; save and leave, if the job is about to be ended."""
+        if self.checkpoint and (step % self.args.save_every == 0 or step == self.args.steps):
+            self.checkpoint.save(step)
+        self.stop(step)
 
 
 # --- report ----------------------------------------------------------------------------------------------------------------
@@ -681,33 +676,33 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
 
     text = Text(args)
     trainer = Trainer(args)
-    checkpoints = Checkpoints(args, trainer, text) if args.checkpoint else None
-    begin, told = checkpoints.begin(args.resume) if checkpoints else (0, "")
     mesh = f"dp {args.dp} x tp {args.tp} x pp {args.pp}" + ", fsdp" * args.fsdp + f", {args.schedule}" * (args.pp > 1)
     mesh += f", codec {args.codec}" if args.codec else ""
     entropy = text.entropy()
     say(f"{mesh}: {len(text.train):,} bytes to learn from, {len(text.held_out):,} held out; byte frequencies alone: {entropy:.4f} nats")
-    if told:
-        say(told)
     losses, held_out, shares, spent = [], math.nan, [], 0.0
-    for step in range(begin, args.steps):
-        begun = time.perf_counter()
-        shares.append(trainer.step(step, text))
-        if step == begin:
-            trainer.seconds.clear()  # the first step makes what the others use
-        else:
-            spent += time.perf_counter() - begun
-        done = step + 1
-        if done % args.log_every == 0 or done == args.steps:
-            losses += trainer.over_ranks(shares)
-            shares = []
-            speed = (done - begin - 1) * args.batch * args.context / spent if spent else 0.0
-            say(f"step {done} of {args.steps}: loss {losses[-1]:.4f}, {speed:,.0f} tokens/s")
-        if done % args.eval_every == 0 or done == args.steps:
-            held_out = trainer.evaluate(text)
-            say(f"step {done} of {args.steps}: held out {held_out:.4f} nats, {held_out / math.log(2):.4f} bits per byte")
-        if checkpoints and (done % args.save_every == 0 or done == args.steps):
-            checkpoints.save(done)
+    with contextlib.ExitStack() as stack:
+        run = Run(args, trainer, text, stack)
+        begin = run.begin
+        if run.told:
+            say(run.told)
+        for step in range(begin, args.steps):
+            begun = time.perf_counter()
+            shares.append(trainer.step(step, text))
+            if step == begin:
+                trainer.seconds.clear()  # the first step makes what the others use
+            else:
+                spent += time.perf_counter() - begun
+            done = step + 1
+            if done % args.log_every == 0 or done == args.steps:
+                losses += trainer.over_ranks(shares)
+                shares = []
+                speed = (done - begin - 1) * args.batch * args.context / spent if spent else 0.0
+                say(f"step {done} of {args.steps}: loss {losses[-1]:.4f}, {speed:,.0f} tokens/s")
+            if done % args.eval_every == 0 or done == args.steps:
+                held_out = trainer.evaluate(text)
+                say(f"step {done} of {args.steps}: held out {held_out:.4f} nats, {held_out / math.log(2):.4f} bits per byte")
+            run.done(done)
     if begin >= args.steps:
         say(f"nothing is left to do of {args.steps} steps; more with --steps")
         held_out = trainer.evaluate(text)

@@ -1,4 +1,4 @@
-"""A whole training script: data, model, scheduler, accuracy over all ranks, checkpoints, and going on from the last one.
+"""A whole training script: data, model, scheduler, accuracy over all ranks, checkpoints, and going on where a job was ended.
 
 hpcdl run -n 4 jobs/train_torch.py --checkpoint run     # ended half way? The same line goes on, on any number of ranks.
 """
@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from torch.utils.data import TensorDataset
 
 import hpcdl.torch as ht
-from hpcdl.checkpoint import Checkpoint, RandomStates
+from hpcdl.checkpoint import Checkpoint, RandomStates, preemption
 
 options = argparse.ArgumentParser(description="Train a small convolutional network on 1,797 real 8x8 images.")
 options.add_argument("--checkpoint", default="run", help="folder (default: run)")
@@ -31,15 +31,18 @@ optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
 scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs)
 parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "loader": train, "random": RandomStates()}
 
-with Checkpoint(args.checkpoint, world, parts) as checkpoint:
-    done = checkpoint.restore() or 0
-    for epoch in range(done, args.epochs):
+with Checkpoint(args.checkpoint, world, parts) as checkpoint, preemption(world, checkpoint) as stop:
+    step = checkpoint.restore() or 0
+    for epoch in range(train.epoch, args.epochs):
         model.train()
         for x, y in train:
             optimizer.zero_grad()
             loss = torch.nn.functional.cross_entropy(model(x), y)
             loss.backward()
             optimizer.step()
+            step += 1
+            if step % len(train):  # all of an epoch is done with its last step only below
+                stop(step)
         scheduler.step()
 
         model.eval()
@@ -48,4 +51,5 @@ with Checkpoint(args.checkpoint, world, parts) as checkpoint:
         right, samples = ht.allreduce(torch.stack(counts).sum(0) if counts else torch.zeros(2, dtype=torch.int64), op="sum").tolist()
         if world.rank == 0:
             print(f"epoch {epoch + 1}: {right / samples:.2%} of {samples} test images right")
-        checkpoint.save(epoch + 1)  # last, since evaluation draws random numbers too; returns at once: a thread writes it
+        checkpoint.save(step)  # last, since evaluation draws random numbers too; returns at once: a thread writes it
+        stop(step)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ..launch.env import place
 from ..launch.machine import cores
 from ..launch.run import run
-from . import allreduce, codecs, overlap, train
+from . import allreduce, codecs, overlap, scaling, train
 from .options import Parser, count, file
 
 __all__ = ["add_verbs", "join", "start"]
@@ -26,12 +26,13 @@ VERBS = {
     "allreduce": _Verb("all-reduce beside the MPI library's own, by size", allreduce.add_arguments, allreduce.main),
     "codecs": _Verb("casts and codecs beside a plain copy, in one process", codecs.add_arguments, codecs.main, alone=True),
     "overlap": _Verb("how much communication a real backward pass hides", overlap.add_arguments, overlap.main),
+    "scaling": _Verb("speed-up and efficiency from runs on 1, 2, 4, … nodes, as a table", scaling.add_arguments, scaling.main, alone=True),
     "train": _Verb("steps per second of a whole training, by ranks and codec", train.add_arguments, train.main),
 }
 
 
 def add_verbs(parser: argparse.ArgumentParser) -> None:
-    """Add `allreduce`, `codecs`, `overlap` and `train` with their options to `parser`."""
+    """Add `allreduce`, `codecs`, `overlap`, `scaling` and `train` with their options to `parser`."""
     verbs = parser.add_subparsers(title="what to measure", metavar="WHAT", required=True, dest="what", parser_class=Parser)
     for name, verb in VERBS.items():
         inner = verbs.add_parser(name, help=verb.text, description=verb.text)

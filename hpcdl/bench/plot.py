@@ -23,8 +23,10 @@ def possible(path: Path | None) -> bool:
     return True
 
 
-def curves(path: Path, title: str, series: Mapping[str, Points], bounds: Mapping[str, Points], unit: str = "GB/s") -> None:
-    """Bandwidth over size, both on log axes: each series a line with its points, each bound a dashed line."""
+def curves(
+    path: Path, title: str, series: Mapping[str, Points], bounds: Mapping[str, Points], unit: str = "GB/s", across: str = "bytes"
+) -> None:
+    """Bandwidth over size, or `unit` over `across`, on log axes: each series a line with its points, each bound a dashed line."""
     figure, axes = _figure(title)
     for name, points in series.items():
         axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
@@ -32,7 +34,7 @@ def curves(path: Path, title: str, series: Mapping[str, Points], bounds: Mapping
         axes.plot(*zip(*points, strict=True), style, color="black", linewidth=1, label=name)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    axes.set_xlabel("bytes")
+    axes.set_xlabel(across)
     axes.set_ylabel(unit)
     axes.grid(True, which="both", alpha=0.2)
     _save(figure, axes, path)

@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=count, default=64, help="samples per step, over all ranks together (default: 64)")
     parser.add_argument("--epochs", type=count, default=2, help="per repetition (default: 2)")
     parser.add_argument("--repeat", type=count, default=5, help="repetitions (default: 5)")
+    parser.add_argument("--whole", action="store_true", help="all ranks together only, not 1, 2, 4, … of them too")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -59,7 +60,8 @@ def main(args: argparse.Namespace) -> int:
 
     library = str(recognise(MPI.Get_library_version()))
     data = _data(world, args.data)
-    counts = [n for n in (1 << i for i in range(world.size.bit_length())) if n < world.size] + [world.size]
+    fewer = () if args.whole else (1 << i for i in range(world.size.bit_length()))
+    counts = [n for n in fewer if n < world.size] + [world.size]
     variants = [Variant(n, codec) for n in counts for codec in (args.codecs if n > 1 else args.codecs[:1])]
     groups = {n: world.group(range(n)) for n in counts if world.rank < n}
     trainers = {variant: _trainer(groups[variant.ranks], data, variant.codec, args) for variant in variants if variant.ranks in groups}

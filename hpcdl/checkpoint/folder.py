@@ -2,6 +2,7 @@
 
     FOLDER/step-000000001200/manifest.json      what belongs to it: bytes and BLAKE2b of each file; written last
                              shared-00000-of-00001.safetensors, rank-00000-of-00004.safetensors, …
+                             model.files/…      of a part that writes files of its own
     FOLDER/.writing-step-000000001300/          not finished yet, or given up
     FOLDER/.replaced-step-000000001200/         while one of the same step takes its place
 
@@ -11,73 +12,23 @@ A checkpoint is written beside, synced, and renamed (rename of folders: POSIX, r
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO
 
-from .. import __version__
 from ..errors import DataError
+from .manifest import DIGEST, Entry, Manifest, digest_of, files_name
 
-__all__ = ["Entry", "Folder", "Manifest"]
+__all__ = ["Folder"]
 
-VERSION = 1
-_FORMAT = "hpcdl checkpoint"
 _MANIFEST = "manifest.json"
 _LEFT_BEHIND = 86400.0  # seconds after which what was not finished will not be
 _NAME = re.compile(r"step-(\d{12,})")
-_FILE = re.compile(r"[a-z]+-\d+-of-\d+\.safetensors")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A file of a checkpoint."""
-
-    name: str
-    nbytes: int
-    blake2b: str
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a checkpoint consists of. ranks: of the world that wrote it; hpcdl: its version."""
-
-    step: int
-    ranks: int
-    files: tuple[Entry, ...]
-    hpcdl: str = __version__
-
-    def to_json(self) -> str:
-        """As text, with a checksum of its own."""
-        values = {"format": _FORMAT, "version": VERSION, **asdict(self)}
-        return json.dumps({**values, "blake2b": _checksum(values)}, indent=1)
-
-    @classmethod
-    def from_json(cls, text: str) -> Manifest:
-        """From text. Raises DataError for what is none, or of a version that is not known here."""
-        try:
-            values = json.loads(text)
-            if values.pop("format") != _FORMAT:
-                raise DataError("its manifest is of another program")
-            version = values.pop("version")
-            if version != VERSION:
-                raise DataError(f"it is of version {version}, and this hpcdl reads version {VERSION}")
-            if values.pop("blake2b") != _checksum({"format": _FORMAT, "version": version, **values}):
-                raise DataError("its manifest was changed after it was written: its checksum differs")
-            files = tuple(Entry(**entry) for entry in values.pop("files"))
-            strange = [entry.name for entry in files if not (_FILE.fullmatch(entry.name) and isinstance(entry.nbytes, int))]
-            if strange:
-                raise DataError(f"its manifest names a file that is not a checkpoint's: {strange[0]!r}")
-            return cls(files=files, **values)
-        except DataError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise DataError(f"its manifest is damaged ({type(error).__name__}: {error})") from None
+_PIECE = 1 << 24  # bytes that are read at a time to be checked
 
 
 class Folder:
@@ -125,7 +76,19 @@ class Folder:
         folder = self.writing(step)
         folder.mkdir(parents=True, exist_ok=True)  # another rank has made it; on a network file system that may not show yet
         _write(folder / name, data)
-        return Entry(name, len(data), _digest(data))
+        return Entry(name, len(data), digest_of(data))
+
+    def write_files(self, step: int, part: str, writer: Callable[[Path], list[str]]) -> list[Entry]:
+        """Let a part write files of its own into the checkpoint that is begun, down to the disk. `writer` returns their names."""
+        folder = self.writing(step) / files_name(part)
+        folder.mkdir(parents=True, exist_ok=True)
+        entries = []
+        for name in writer(folder):
+            with (folder / name).open("rb") as file:
+                os.fsync(file.fileno())
+                entries.append(Entry(f"{folder.name}/{name}", *_measure(file)))
+        _sync(folder)
+        return entries
 
     def finish(self, manifest: Manifest) -> None:
         """Make the checkpoint that is begun the newest. One of the same step goes."""
@@ -154,6 +117,13 @@ class Folder:
         for old in [other for other in self.steps() if other <= step][newest:]:
             shutil.rmtree(self.at(old), ignore_errors=True)
 
+    def clear(self) -> None:
+        """Remove all checkpoints, and the folder, if nothing else is in it. Raises OSError."""
+        for step in self.steps():
+            shutil.rmtree(self.at(step))
+        if self.path.is_dir() and not any(self.path.iterdir()):
+            self.path.rmdir()
+
     def set_aside(self, steps: Iterable[int]) -> None:
         """Rename these, which are damaged, so that nobody looks at them again."""
         for step in steps:
@@ -174,23 +144,37 @@ class Folder:
 
     def read(self, step: int, entry: Entry) -> bytes:
         """The bytes of a file, checked. Raises DataError for those that are not what was written, OSError where it cannot be read now."""
+        with self._open(step, entry) as file:
+            data = file.read()
+        _compare(entry, len(data), digest_of(data))
+        return data
+
+    def check(self, step: int, entry: Entry) -> None:
+        """Raises what `read` does, without holding the file in memory."""
+        with self._open(step, entry) as file:
+            _compare(entry, *_measure(file))
+
+    def _open(self, step: int, entry: Entry) -> IO[bytes]:
         path = self.at(step) / entry.name
         if not path.is_file():
             raise DataError(f"{entry.name} is missing")
-        data = path.read_bytes()
-        if len(data) != entry.nbytes:
-            raise DataError(f"{entry.name} has {len(data):,} bytes, {entry.nbytes:,} were written")
-        if _digest(data) != entry.blake2b:
-            raise DataError(f"{entry.name} was changed after it was written: its checksum differs")
-        return data
+        return path.open("rb")
 
 
-def _checksum(values: dict[str, Any]) -> str:
-    return _digest(json.dumps(values, sort_keys=True).encode())
+def _compare(entry: Entry, nbytes: int, digest: str) -> None:
+    if nbytes != entry.nbytes:
+        raise DataError(f"{entry.name} has {nbytes:,} bytes, {entry.nbytes:,} were written")
+    if digest != entry.blake2b:
+        raise DataError(f"{entry.name} was changed after it was written: its checksum differs")
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=32).hexdigest()
+def _measure(file: IO[bytes]) -> tuple[int, str]:
+    """Bytes and checksum of a file from its beginning, piece by piece."""
+    digest, nbytes = hashlib.blake2b(digest_size=DIGEST), 0
+    while piece := file.read(_PIECE):
+        digest.update(piece)
+        nbytes += len(piece)
+    return nbytes, digest.hexdigest()
 
 
 def _write(path: Path, data: bytes) -> None:

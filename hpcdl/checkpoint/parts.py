@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .. import arrays
-from ..errors import DataError, InvalidArgument
+from ..errors import CommunicationError, DataError, InvalidArgument
 from .tree import kind_of
 
-__all__ = ["Part", "overwrite"]
+__all__ = ["FileWriter", "Part", "overwrite"]
+
+#: Writes files into a folder, on all ranks; the names of those that this rank has written.
+FileWriter = Callable[[Path], list[str]]
 
 _SHOWN = 5  # differences that an error lists
 
@@ -19,7 +23,7 @@ _SHOWN = 5  # differences that an error lists
 class Part:
     """A thing to be saved, under a name. See `Checkpoint` for what it may be.
 
-    `shared` and `own`: whether it has a state that is the same on all ranks, and one of each rank.
+    `shared`, `own` and `files`: whether it has a state that is the same on all ranks, one of each rank, and one in files that it writes.
     """
 
     def __init__(self, name: str, thing: Any) -> None:
@@ -27,8 +31,11 @@ class Part:
         self._values = isinstance(thing, MutableMapping)
         self.shared = self._values or hasattr(thing, "state_dict")
         self.own = hasattr(thing, "rank_state_dict")
-        pairs = (("state_dict", "load_state_dict"), ("rank_state_dict", "load_rank_state_dict"))
-        if not (self.shared or self.own) or (not self._values and any(hasattr(thing, a) != hasattr(thing, b) for a, b in pairs)):
+        self.files = hasattr(thing, "file_writer")
+        pairs = (("state_dict", "load_state_dict"), ("rank_state_dict", "load_rank_state_dict"), ("file_writer", "load_files"))
+        if not (self.shared or self.own or self.files) or (
+            not self._values and any(hasattr(thing, a) != hasattr(thing, b) for a, b in pairs)
+        ):
             raise InvalidArgument(
                 f"a checkpoint cannot hold {name!r}, a {type(thing).__name__}: it needs state_dict() and load_state_dict(state), "
                 "or rank_state_dict() and load_rank_state_dict(state) for what differs between ranks; or give a dict of arrays and values"
@@ -60,9 +67,20 @@ class Part:
         self._told(self._thing.load_all_rank_state_dicts, states)
         return True
 
+    def file_writer(self) -> FileWriter:
+        """What writes its files as of now."""
+        writer: FileWriter = self._thing.file_writer()
+        return writer
+
+    def load_files(self, folder: Path) -> None:
+        """Take back what the files in `folder` hold, on all ranks at once."""
+        self._told(self._thing.load_files, folder)
+
     def _told(self, take: Any, state: Any) -> None:
         try:
             take(state)
+        except CommunicationError:
+            raise
         except Exception as error:
             raise DataError(f"{self.name!r} does not take what was saved: {type(error).__name__}: {error}") from error
 

@@ -15,20 +15,26 @@ from ..agree import gather_texts
 from ..errors import DataError
 from ..world import World
 from .bundle import Bundle, load, merged
-from .folder import Entry, Folder, Manifest
+from .folder import Folder
+from .manifest import Entry, Manifest
 
 __all__ = ["Found", "read"]
 
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint. shared: what is the same on all ranks, by part; own: of this rank, or of all `ranks` where these are others."""
+    """A checkpoint. shared: what is the same on all ranks, by part; own: of this rank, or of all `ranks` where these are others.
+
+    files: the parts that have written files of their own. plan: what collectives were chosen by.
+    """
 
     path: Path
     step: int
     ranks: int
     shared: dict[str, Any]
     own: list[dict[str, Any]]
+    files: frozenset[str]
+    plan: dict[str, Any]
 
 
 def read(world: World, folder: Folder) -> Found | None:
@@ -80,9 +86,10 @@ def _read(world: World, folder: Folder, step: int) -> Found:
     """Raises DataError, the same on every rank, where it is damaged."""
     text = _together(world, lambda: folder.manifest(step).to_json() if world.rank == 0 else "")[0]
     manifest = Manifest.from_json(text)
-    shared = [entry for entry in manifest.files if entry.name.startswith("shared")]
-    own = [entry for entry in manifest.files if not entry.name.startswith("shared")]
-    readers = {entry.name: number % world.size for number, entry in enumerate([*shared, *own])}
+    ours = [entry for entry in manifest.files if entry.part is None]
+    shared = [entry for entry in ours if entry.name.startswith("shared")]
+    own = [entry for entry in ours if not entry.name.startswith("shared")]
+    readers = {entry.name: number % world.size for number, entry in enumerate(manifest.files)}
     alike = manifest.ranks == world.size
     if alike:
         readers |= {entry.name: rank for rank, entry in enumerate(own)}
@@ -90,7 +97,11 @@ def _read(world: World, folder: Folder, step: int) -> Found:
 
     def check() -> str:
         for entry in manifest.files:
-            if readers[entry.name] == world.rank:
+            if readers[entry.name] != world.rank:
+                continue
+            if entry.part is not None:
+                folder.check(step, entry)
+            else:
                 data = folder.read(step, entry)
                 mine[entry.name] = data, load(data)
         return ""
@@ -106,7 +117,9 @@ def _read(world: World, folder: Folder, step: int) -> Found:
     shares, found = list(map(sent, shared)), []
 
     def unpack() -> str:
-        found.append(Found(folder.at(step), step, manifest.ranks, merged(shares), [merged([bundle]) for bundle in owns]))
+        states = merged(shares), [merged([bundle]) for bundle in owns]
+        parts = frozenset(entry.part for entry in manifest.files if entry.part is not None)
+        found.append(Found(folder.at(step), step, manifest.ranks, *states, parts, manifest.plan))
         return ""
 
     _together(world, unpack)

@@ -52,7 +52,7 @@ def pack(value: Any, found: dict[str, Array], path: tuple[str, ...] = ()) -> Any
     """`value` for JSON; its arrays, as they are, go to `found` by their path. The order is that of the nesting.
 
     Dicts, lists, tuples, numbers, strings, bytes, None, arrays of NumPy and CuPy, and what `adopt` has added. Raises InvalidArgument that
-    names the place of anything else.
+    names the place of anything else. Of other tuples and mappings, as named tuples, only the items are kept.
     """
     if isinstance(value, np.generic) or arrays.is_array(value):  # first: NumPy's float64 is a float too
         return _array(value, found, path)

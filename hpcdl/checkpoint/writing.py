@@ -6,13 +6,17 @@ import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from ..agree import gather_texts
+from ..collectives.carry import kept
 from ..errors import CommunicationError
 from ..world import World
 from .bundle import Bundle, dump
-from .folder import Entry, Folder, Manifest
+from .folder import Folder
+from .manifest import Entry, Manifest
+from .parts import FileWriter
 
 __all__ = ["file_name", "write"]
 
@@ -22,16 +26,25 @@ def file_name(kind: str, number: int, count: int) -> str:
     return f"{kind}-{number:05d}-of-{count:05d}.safetensors"
 
 
-def write(world: World, folder: Folder, step: int, bundles: Mapping[str, Bundle], keep: int) -> bool:
-    """Write this rank's `bundles`, by file name; whether the checkpoint is whole. Collective. Rank 0 warns if it is not."""
+def write(world: World, folder: Folder, step: int, bundles: Mapping[str, Bundle], writers: Mapping[str, FileWriter], keep: int) -> bool:
+    """Write this rank's `bundles`, by file name, and let parts write; whether the checkpoint is whole. Collective.
+
+    Rank 0 warns if it is not.
+    """
     first = world.rank == 0
     problems, _ = _together(world, step, lambda: folder.begin(step) if first else None)
     files: list[Entry] = []
     if not problems:
         problems, everyone = _together(world, step, lambda: [folder.write(step, name, dump(bundle)) for name, bundle in bundles.items()])
         files = [Entry(**values) for entries in everyone for values in entries]
+    for part, writer in writers.items():
+        if not problems:
+            problems, everyone = _together(world, step, partial(folder.write_files, step, part, writer))
+            files += [Entry(**values) for entries in everyone for values in entries]
     if not problems:
-        problems, _ = _together(world, step, lambda: folder.finish(Manifest(step, world.size, tuple(files))) if first else None)
+        problems, _ = _together(
+            world, step, lambda: folder.finish(Manifest(step, world.size, tuple(files), kept(world._group))) if first else None
+        )
     if problems and first:
         folder.give_up(step)
         try:

@@ -89,6 +89,9 @@ class State:
         return cls(**{**values, **entries, "awaited": awaited})
 
 
+_MAY_BE_LOST = ("alive?", "alive")
+
+
 class Control:
     """Small messages to every rank of a group, from any rank at any time."""
 
@@ -96,7 +99,7 @@ class Control:
         self._transport = transport
         self._inbox = np.empty(_CAPACITY, np.uint8)
         self._receive: Pending | None = transport.irecv(self._inbox, None, _TAG) if transport.size > 1 else None
-        self._sent: list[tuple[Pending, Any]] = []
+        self._sent: list[tuple[Pending, Any, bool]] = []
 
     def post(self, kind: str, state: State, only: int | None = None) -> None:
         """Tell every other rank (or `only` one). Does not wait for them, and does not mind that some are gone."""
@@ -104,7 +107,7 @@ class Control:
         for peer in range(self._transport.size):
             if peer != self._transport.rank and only in (None, peer):
                 try:
-                    self._sent.append((self._transport.isend(buf, peer, _TAG), buf))
+                    self._sent.append((self._transport.isend(buf, peer, _TAG), buf, kind not in _MAY_BE_LOST))
                 except TransportFailure:
                     continue
 
@@ -123,9 +126,9 @@ class Control:
         return messages
 
     def flushed(self) -> bool:
-        """Whether all that was posted has gone out."""
-        self._sent = [(pending, buf) for pending, buf in self._sent if not _gone(pending)]
-        return not self._sent
+        """Whether all that was posted has gone out, but for what somebody who has left may never read."""
+        self._sent = [sent for sent in self._sent if not _gone(sent[0])]
+        return not any(needed for _, _, needed in self._sent)
 
     def close(self) -> None:
         """Receive no more."""

@@ -76,6 +76,7 @@ class Engine:
         self._seconds = {"waiting": 0.0, "background": 0.0}  # of CPU, by the kind of thread
         self._watched_at = 0.0
         self._work = _Bell()
+        self.library = ""  # the MPI library's version, where costs were measured with it
         self._closing = False
         self._thread: threading.Thread | None = None
         if threaded:

@@ -30,6 +30,7 @@ def settle(group: Group, aside: Group, library: str) -> None:
     aside: a group of the same ranks to measure in; it is closed. library: the MPI library's version; costs measured with another one are
     not used. HPCDL_CALIBRATE=0, where rank 0 runs, turns measuring off, and the costs are those that are assumed.
     """
+    group.engine.library = library
     first, layout, shared = group.transport.rank == 0, Layout(group.transport.nodes), group.buffers.board is not None
     names = usable(group.transport, shared)
     about = {

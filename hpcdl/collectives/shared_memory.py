@@ -171,7 +171,7 @@ def _through_slots(task: Task, board: Board, bounds: list[int], reduce: bool, ga
     """Arrays of the ranks' own: piece by piece of all slices at once, results one step behind what they are made from."""
     x, me, others = task.x, board.rank, (board.size - 1) * reduce
     scale = x.dtype.type(task.scale.value) if reduce and gather and task.scale is not None else None
-    length = board.slot_bytes // (others + gather) // _LINE_BYTES * _LINE_BYTES // x.itemsize
+    length = board.slot_bytes // max(others + gather, 1) // _LINE_BYTES * _LINE_BYTES // x.itemsize
     lag = 1 if reduce and gather else 0
     rounds = -(-max(hi - lo for lo, hi in pairwise(bounds)) // length)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .attach import attach
-from .callbacks import AverageMetrics, BackupAndRestore, BroadcastVariables, EarlyStopping, OnRank0, TerminateOnNaN
+from .backup import BackupAndRestore
+from .callbacks import AverageMetrics, BroadcastVariables, EarlyStopping, OnRank0, TerminateOnNaN
 from .optimizer import DistributedOptimizer
 from .rates import LearningRateSchedule, LearningRateWarmup
 from .shard import shard

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from types import FrameType
 from typing import Any, NamedTuple
 
 from ..errors import InvalidArgument
 
-__all__ = ["Call", "asked", "passes"]
+__all__ = ["Call", "asked", "fitting", "passes"]
 
 _CALLS = ("fit", "evaluate", "predict")
 _OF_SHARD = ("y", "sample_weight", "class_weight")
@@ -50,11 +51,21 @@ def asked(data: Any) -> Call | None:
 
     Why by the stack: a data adapter is told neither class_weight nor the epoch, nor does it know the model.
     """
-    frame = sys._getframe(1)
+    call = _innermost(_CALLS)
+    return call if call is not None and call.values.get("x") is data else None
+
+
+def fitting() -> Call | None:
+    """The `fit` that calls a callback just now; None in a loop of one's own. A callback is told neither the data nor how they are read."""
+    return _innermost(("fit",))
+
+
+def _innermost(names: Collection[str]) -> Call | None:
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_code.co_name in _CALLS and str(frame.f_globals.get("__name__")).startswith("keras."):
-            return Call(frame.f_code.co_name, frame.f_locals) if frame.f_locals.get("x") is data else None
-        frame = frame.f_back  # type: ignore[assignment]
+        if frame.f_code.co_name in names and str(frame.f_globals.get("__name__")).startswith("keras."):
+            return Call(frame.f_code.co_name, frame.f_locals)
+        frame = frame.f_back
     return None
 
 

@@ -1,4 +1,4 @@
-"""What `fit` is to do besides: replicas that begin alike, logs of all ranks, decisions that all take alike, files that one rank writes."""
+"""What `fit` is to do besides: replicas that begin alike, logs of all ranks, decisions that all take alike."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import numpy as np
 from ..errors import InvalidArgument
 from ..world import World
 from .attach import attach
+from .backup import BackupAndRestore
 from .metrics import averaged, mean_of_others
-from .rates import first_rate, note_rate
-from .replicas import broadcast, check_rates, mean_statistics
+from .replicas import check_rates, mean_statistics
 from .start import default_world
 
-__all__ = ["AverageMetrics", "BackupAndRestore", "BroadcastVariables", "EarlyStopping", "OnRank0", "TerminateOnNaN"]
+__all__ = ["AverageMetrics", "BroadcastVariables", "EarlyStopping", "OnRank0", "TerminateOnNaN"]
 
 #: What changes the model or the training, and what does the same on all ranks.
 _FOR_ALL = {
     keras.callbacks.BackupAndRestore: "hpcdl.keras.BackupAndRestore",
+    BackupAndRestore: "the callback itself on every rank",
     keras.callbacks.EarlyStopping: "hpcdl.keras.EarlyStopping",
     keras.callbacks.TerminateOnNaN: "hpcdl.keras.TerminateOnNaN",
     keras.callbacks.ReduceLROnPlateau: "the callback itself on every rank, behind AverageMetrics",
@@ -152,34 +153,3 @@ class TerminateOnNaN(keras.callbacks.TerminateOnNaN):
         mine = float((logs or {}).get("loss", 0.0))
         bad = self.world.allreduce(np.array([not np.isfinite(mine)], np.uint8), "max")[0]
         super().on_batch_end(batch, {"loss": np.nan if bad else mine})
-
-
-class BackupAndRestore(keras.callbacks.BackupAndRestore):
-    """Keras's BackupAndRestore, of which rank 0 writes and reads the files; all ranks go on with its state, in the same epoch.
-
-    So only rank 0 needs the folder, and the ranks may be more or fewer than before. Put it behind `BroadcastVariables`; warm-ups and
-    schedules of the learning rate still know the rate that the optimizer was made with. Arguments: those of
-    ``keras.callbacks.BackupAndRestore``.
-    """
-
-    def __init__(self, *arguments: Any, world: World | None = None, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        self.world = default_world() if world is None else world
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        """Restore what there is. Collective."""
-        first = first_rate(self.model.optimizer)
-        if self.world.rank == 0:
-            super().on_train_begin(logs)
-        self.model._initial_epoch = int(self.world.broadcast(np.array([self.model._initial_epoch or 0]))[0])
-        broadcast(self.world, self.model)
-        note_rate(self.model.optimizer, first)
-
-    def on_train_end(self, logs: Any = None) -> None:
-        """Rank 0 removes the files."""
-        if self.world.rank == 0:
-            super().on_train_end(logs)
-
-    def _save_model(self) -> None:
-        if self.world.rank == 0:
-            super()._save_model()

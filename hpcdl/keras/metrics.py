@@ -12,7 +12,7 @@ import numpy as np
 from ..agree import compare
 from ..world import World
 
-__all__ = ["averaged", "mean_of_others", "samples"]
+__all__ = ["averaged", "kept_sums", "mean_of_others", "samples"]
 
 
 def averaged(world: World, model: Any) -> dict[str, Any]:
@@ -26,8 +26,7 @@ def averaged(world: World, model: Any) -> dict[str, Any]:
     mine = _results(model)
     if world.size == 1:
         return {name: _plain(value) for name, value in mine.items()}
-    leaves = [leaf for metric in model.metrics for leaf in _leaves(metric)]
-    sums = [v for leaf in leaves if _keeps_sums(leaf) for v in leaf.variables]
+    sums = kept_sums(model)
     others = {name: mine[name] for name, metric in _origins(model) if not _keeps_sums(metric) and name in mine}
     seen = samples(model)
     local = [keras.ops.convert_to_numpy(v.value) for v in sums]
@@ -45,6 +44,12 @@ def averaged(world: World, model: Any) -> dict[str, Any]:
         for v, x in zip(sums, local, strict=True):
             v.assign(x)
     return {name: _plain(value) for name, value in found.items()}
+
+
+def kept_sums(model: Any) -> list[Any]:
+    """The variables of the model's metrics that add up over ranks."""
+    leaves = [leaf for metric in model.metrics for leaf in _leaves(metric)]
+    return [v for leaf in leaves if _keeps_sums(leaf) for v in leaf.variables]
 
 
 def mean_of_others(world: World, logs: Mapping[str, Any], known: Collection[str]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from types import MethodType
 from typing import Any
@@ -11,7 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from ..errors import InvalidArgument, Mismatch
+from ..agree import compare
+from ..errors import InvalidArgument
 from ..reduction.compressors import by_name
 from ..world import World
 from . import batch
@@ -109,6 +110,7 @@ class Averaging:
         self.attached = False  # somebody else sees that the replicas begin alike
         self._averaged = current().at_run_time(self._means)
         self._exchanges: dict[Any, Exchange] = {}
+        self._saved: dict[str, list[tuple[str, Any]]] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Averaging:
         return Averaging(self.world, self.options)
@@ -139,6 +141,7 @@ class Averaging:
         exchange = self._exchanges.get(key)
         if exchange is None:
             exchange = self._exchanges[key] = Exchange(self.world, named, shapes, dtypes, self.options)
+            self._resume()
             if not self.attached:
                 _check_alike(self.world, [variables[i] for i in present if i < len(variables)])
         means = current().average(exchange, [found[i] for i in present], self.weight())
@@ -150,6 +153,21 @@ class Averaging:
         """What is compiled from now on gets new reductions. Called by all ranks."""
         self._exchanges.clear()
 
+    def state(self, method: str) -> dict[str, Any]:
+        """What `method` of each reducer gives: what codecs keep, or have dropped."""
+        return {_name(key): getattr(exchange.reducer, method)() for key, exchange in self._exchanges.items()}
+
+    def load(self, method: str, saved: Mapping[str, Any]) -> None:
+        """Give each reducer by `method` what was saved of it; one that is not there yet, when its first gradients come."""
+        for name, state in saved.items():
+            self._saved.setdefault(name, []).append((method, state))
+        self._resume()
+
+    def _resume(self) -> None:
+        for key, exchange in self._exchanges.items():
+            for method, state in self._saved.pop(_name(key), ()):
+                getattr(exchange.reducer, method)(state)
+
     def _present(self, gradients: list[Any]) -> list[int]:
         """The numbers of the gradients that any rank has; in a graph, where that is the same in every step, those that this rank has."""
         mine = np.array([[gradient is not None for gradient in gradients]], np.uint8)
@@ -157,19 +175,23 @@ class Averaging:
         return [i for i, having in enumerate(everyone.T) if having.any()]
 
 
+def _name(key: Any) -> str:
+    """Of the reducer for these gradients, the same in another run."""
+    return blake2b(repr(key).encode(), digest_size=8).hexdigest()
+
+
 def _check_alike(world: World, variables: Sequence[Any]) -> None:
     """Raise the same Mismatch on every rank where the trained variables have other values on some; warn where they are not known."""
-    digest, known = blake2b(digest_size=8), True
+    lines = []
     with current().at_once():
-        for v in variables:
+        for i, v in enumerate(variables):
             value = None if v._value is None else keras.ops.convert_to_numpy(v._value)
-            known &= value is not None and value.shape == tuple(v.shape)
-            digest.update(b"" if value is None else value.tobytes())
-    found = world.allgather(np.frombuffer(digest.digest(), np.int64))
+            if value is not None and value.shape == tuple(v.shape):
+                lines.append(f"{i} {v.name}: of digest {blake2b(value.tobytes(), digest_size=8).hexdigest()}")
+    known = len(lines) == len(variables)
+    compare(world, lines if known else [], "the weights with which the ranks begin", cure=_BEGIN_ALIKE)
     if not known:  # JAX's fit keeps values elsewhere; TensorFlow's has none yet where it traces the first step of a model that is not built
         warnings.warn(f"the optimizer is distributed, but nothing sees that the replicas begin alike; cure: {_BEGIN_ALIKE}", stacklevel=2)
-    elif len(set(found.tolist())) > 1:
-        raise Mismatch(f"the {world.size} ranks begin with different weights, so their replicas would never match; cure: {_BEGIN_ALIKE}")
 
 
 def install(optimizer: Any, state: Averaging) -> None:

@@ -16,7 +16,16 @@ from .metrics import samples
 from .optimizer import distributed
 from .rates import rate
 
-__all__ = ["broadcast", "broadcast_variables", "check_rates", "mean_statistics"]
+__all__ = [
+    "broadcast",
+    "broadcast_variables",
+    "check_rates",
+    "mean_statistics",
+    "optimizers_of",
+    "statistics_of",
+    "unnumbered",
+    "value_of",
+]
 
 
 def broadcast(world: World, model: Any, root: int = 0, own: Sequence[Any] = ()) -> None:
@@ -27,7 +36,7 @@ def broadcast(world: World, model: Any, root: int = 0, own: Sequence[Any] = ()) 
     Not the states of random generators, so that dropout differs between ranks wherever their seeds do. Raises Mismatch, the same on every
     rank, where the ranks' models differ in number, shape or dtype of their variables.
     """
-    variables = [*model.weights, *(v for optimizer in _optimizers(model) for v in optimizer.variables)]
+    variables = [*model.weights, *(v for optimizer in optimizers_of(model) for v in optimizer.variables)]
     broadcast_variables(world, [v for v in variables if all(v is not mine for mine in own)], root)
 
 
@@ -35,9 +44,9 @@ def broadcast_variables(world: World, variables: Sequence[Any], root: int = 0) -
     """Overwrite `variables` with rank `root`'s. Collective. Raises Mismatch, as above."""
     if world.size == 1:
         return
-    lines = [f"{i} {_unnumbered(v.name)}: {v.dtype}{list(v.shape)}" for i, v in enumerate(variables)]
+    lines = [f"{i} {unnumbered(v.name)}: {v.dtype}{list(v.shape)}" for i, v in enumerate(variables)]
     compare(world, lines, "the models' variables")
-    values = [np.array(_numpy(v)) for v in variables]
+    values = [np.array(value_of(v)) for v in variables]
     started = [world.broadcast_async(value.reshape(-1).view(np.uint8), root) for value in values if value.size]
     for operation in started:
         operation.wait()
@@ -48,7 +57,7 @@ def broadcast_variables(world: World, variables: Sequence[Any], root: int = 0) -
 
 def check_rates(world: World, model: Any) -> None:
     """Raise Mismatch, the same on every rank, unless all ranks' optimizers have the same learning rates. Collective; one all-gather."""
-    rates = [rate(optimizer) for optimizer in _optimizers(model)]
+    rates = [rate(optimizer) for optimizer in optimizers_of(model)]
     everyone = world.allgather(np.array([rates]))
     different = (everyone != everyone[0]).any(1)
     if different.any():
@@ -68,9 +77,8 @@ def mean_statistics(world: World, model: Any) -> None:
     """
     if world.size == 1:
         return
-    layers = model._flatten_layers()
-    kept = {id(v): v for layer in layers for v in layer._non_trainable_variables if keras.backend.is_float_dtype(v.dtype)}
-    values = [np.array(_numpy(v)) for v in kept.values()]
+    kept = [v for v in statistics_of(model) if keras.backend.is_float_dtype(v.dtype)]
+    values = [np.array(value_of(v)) for v in kept]
     if not values:
         return
     seen = samples(model)
@@ -78,20 +86,26 @@ def mean_statistics(world: World, model: Any) -> None:
     share = seen / total if total else 1 / world.size
     sums = world.allreduce(np.concatenate([share * x.reshape(-1).astype(np.float64) for x in values]), name="statistics")
     parts = np.split(sums, np.cumsum([x.size for x in values])[:-1])
-    for v, x, mean in zip(kept.values(), values, parts, strict=True):
+    for v, x, mean in zip(kept, values, parts, strict=True):
         v.assign(mean.reshape(x.shape).astype(x.dtype))
 
 
-def _optimizers(model: Any) -> list[Any]:
+def statistics_of(model: Any) -> list[Any]:
+    """What layers keep of the data that they saw: variables that no gradient changes, but not weights that are frozen just now."""
+    return list({id(v): v for layer in model._flatten_layers() for v in layer._non_trainable_variables}.values())
+
+
+def optimizers_of(model: Any) -> list[Any]:
     """That of `compile`, and distributed ones that are attributes of the model."""
     found = {id(optimizer): optimizer for optimizer in (getattr(model, "optimizer", None), *distributed(model)) if optimizer is not None}
     return list(found.values())
 
 
-def _unnumbered(name: str) -> str:
+def unnumbered(name: str) -> str:
     """Without the numbers that Keras gives to layers, which differ where a rank has made other models before."""
-    return re.sub(r"_\d+(?=_|$)", "", name)
+    return re.sub(r"_\d+(?=[_/]|$)", "", name)
 
 
-def _numpy(v: Any) -> Any:
+def value_of(v: Any) -> Any:
+    """The value of a variable as an array of NumPy, which may be read-only."""
     return keras.ops.convert_to_numpy(v.value)

@@ -99,7 +99,8 @@ class Sharded(DataAdapter):
         self.counts: dict[int, tuple[int, int]] = {}  # by step of the latest epoch: this rank's rows, and how many of them count
         self._told = told  # when an epoch begins and ends
         self._source, self._shuffle, self._class_weight, self._measured = source, shuffle, class_weight, False
-        self._before, self._first = 0, 0  # how often the data were read before this `fit`; the batch with which a pass begins
+        self.before, self._first = 0, 0  # how often the data were read before this `fit`; the batch with which a pass begins
+        self._resumed: tuple[int, int] | None = None
 
     @contextmanager
     def in_order(self) -> Iterator[None]:
@@ -110,6 +111,15 @@ class Sharded(DataAdapter):
             yield
         finally:
             self._shuffle, self.epoch, self._measured = before, epoch, False
+
+    def go_on(self, before: int, done: int) -> None:
+        """In the first epoch of the next `fit` so many batches are done already; the data were read so often before that `fit`."""
+        self._resumed = before, done
+
+    def batches_of(self, epoch: int, steps_per_epoch: int | None) -> int:
+        """The batches of an epoch of `fit`."""
+        batches = self._source.steps
+        return min(steps_per_epoch or batches, batches - passes(epoch, batches, steps_per_epoch)[1])
 
     @property
     def num_batches(self) -> int:
@@ -150,12 +160,12 @@ class Sharded(DataAdapter):
             steps_per_epoch = call.values.get("steps_per_epoch")
             through, begun = passes(call.epoch, self._source.steps, steps_per_epoch)
             if call.first:
-                self._before, self._first = 0 if call.epoch else self.epoch + 1, begun
+                self.before, done = self._resumed or (0 if call.epoch else self.epoch + 1, 0)
+                self._resumed, self._first = None, begun + done
             elif not begun:
                 self._first = 0
-            self.epoch = self._before + through
-            if steps_per_epoch:
-                call.left(self._source.steps - self._first)
+            self.epoch = self.before + through
+            call.left(self._source.steps - self._first)
 
     def on_epoch_end(self) -> None:
         """Called by Keras, also where no epoch was."""

@@ -2,7 +2,9 @@
 
 Pure standard library and at the bottom of the import order, so that everything may ask `place()` without starting MPI.
 Variables mean what their launcher says only inside a process that it started: a Slurm *batch script* bears SLURM_PROCID and
-SLURM_NTASKS too, and a plain ``python`` there is rightly a world of one. Only what srun started bears SLURM_STEP_ID.
+SLURM_NTASKS too, and a plain ``python`` there is rightly a world of one. Only what srun started bears SLURM_STEP_ID; or a batch script
+that such a task has submitted, which inherits it. mpirun in a heterogeneous job knows of the job's first part only; srun tells the ranks
+of ``srun --het-group=0,1 …`` their place among all parts.
 """
 
 from __future__ import annotations
@@ -21,13 +23,19 @@ ALLOW_SINGLETON = "HPCDL_ALLOW_SINGLETON"
 
 @dataclass(frozen=True)
 class Place:
-    """Where the launcher put this process. The local values are None where the launcher does not tell them."""
+    """Where the launcher put this process. Local values are None where it does not tell them; node: its name in a Slurm job."""
 
     launcher: str
     rank: int
     size: int
     local_rank: int | None
     local_size: int | None
+    node: str = ""
+
+    @property
+    def who(self) -> str:
+        """What errors call it."""
+        return f"rank {self.rank} of {self.size}" + (f" on {self.node}" if self.node else "")
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,9 @@ LAUNCHERS: tuple[Variables, ...] = (
     Variables("a PMIx launcher", ("PMIX_RANK",), ("PMIX_SIZE", "PMIX_JOB_SIZE"), ("PMIX_LOCAL_RANK",), ("PMIX_LOCAL_SIZE",)),
 )
 
+# How MPICH tells that it was built without PMIx, and what it is given where it speaks PMI 1 or 2.
+_MPICH_WITHOUT_PMIX = re.compile(r"MPICH Version:(?s:.*)MPICH configure:(?!.*pmix)", re.IGNORECASE)
+_PMI_SOCKETS = {"PMI_FD", "PMI_PORT"}
 _SLURM_RESERVED_STEP = 0xFFFFFFF0  # the batch script, the interactive shell and the external step have ids from here on
 
 
@@ -102,7 +113,7 @@ def place(environ: Mapping[str, str] = os.environ) -> Place | None:
     """This process's place as its launcher tells it, or None where no launcher started it.
 
     >>> place({"PMI_RANK": "1", "PMI_SIZE": "4", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "4"})
-    Place(launcher='mpiexec (Hydra: MPICH, Intel MPI)', rank=1, size=4, local_rank=1, local_size=4)
+    Place(launcher='mpiexec (Hydra: MPICH, Intel MPI)', rank=1, size=4, local_rank=1, local_size=4, node='')
     >>> place({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}) is None        # a batch script, not a task of srun
     True
     """
@@ -110,10 +121,10 @@ def place(environ: Mapping[str, str] = os.environ) -> Place | None:
         rank, size = _number(environ, row.rank), _number(environ, row.size)
         if rank is None or size is None or any(mark not in environ for mark in row.marks):
             continue
-        if row.launcher == "srun" and int(environ.get("SLURM_STEP_ID", "0") or 0) >= _SLURM_RESERVED_STEP:
+        if row.launcher == "srun" and not _in_step(environ):
             continue
         local_size = _slurm_local_size(environ) if row.launcher == "srun" else _number(environ, row.local_size)
-        return Place(row.launcher, rank, size, _number(environ, row.local_rank), local_size)
+        return Place(row.launcher, rank, size, _number(environ, row.local_rank), local_size, environ.get("SLURMD_NODENAME", ""))
     return None
 
 
@@ -122,6 +133,14 @@ def _number(environ: Mapping[str, str], names: tuple[str, ...]) -> int | None:
         if environ.get(name, "").isdigit():
             return int(environ[name])
     return None
+
+
+def _in_step(environ: Mapping[str, str]) -> bool:
+    """Whether the marks of a step of srun's are this process's own: its node's tasks, which Slurm lists for every one, are as many."""
+    if int(environ.get("SLURM_STEP_ID", "0") or 0) >= _SLURM_RESERVED_STEP:
+        return False
+    listed = environ.get("SLURM_GTIDS", "")
+    return not listed or len(listed.split(",")) == (_slurm_local_size(environ) or len(listed.split(",")))
 
 
 def _slurm_local_size(environ: Mapping[str, str]) -> int | None:
@@ -138,15 +157,19 @@ def _slurm_local_size(environ: Mapping[str, str]) -> int | None:
 def check_launcher(library: str, environ: Mapping[str, str] = os.environ) -> None:
     """Raise LaunchError where `library`, as it calls itself, cannot belong to the launcher. To be asked before MPI_Init.
 
-    Why: MPICH's library under Open MPI's mpirun does not start worlds of one, it ends the process inside MPI_Init.
+    Why: MPICH's library under Open MPI's mpirun, or under srun --mpi=pmix if it was built without PMIx, does not start worlds of one:
+    it ends the process inside MPI_Init.
     """
     here = place(environ)
     if here is None or here.size <= 1 or environ.get(ALLOW_SINGLETON, "") not in ("", "0"):
         return
     fits = next(row.libraries for row in LAUNCHERS if row.launcher == here.launcher)
-    if not re.search(fits, library, re.IGNORECASE):
-        text = f"{here.launcher} started {here.size} ranks, but mpi4py loads the library of another MPI ({_first_line(library)})"
-        raise LaunchError(f"rank {here.rank} of {here.size}: {text}.\n{_cause_and_cure(here, library)}")
+    over = ""
+    if "PMIX_NAMESPACE" in environ and not environ.keys() & _PMI_SOCKETS and _MPICH_WITHOUT_PMIX.match(library):
+        over = " over PMIx, which it does not speak"
+    if over or not re.search(fits, library, re.IGNORECASE):
+        text = f"{here.launcher} started {here.size} ranks{over}, but mpi4py loads the library of another MPI ({_first_line(library)})"
+        raise LaunchError(f"{here.who}: {text}.\n{_cause_and_cure(here, library)}")
 
 
 def check_world(size: int, rank: int, library: str, environ: Mapping[str, str] = os.environ) -> None:
@@ -160,7 +183,7 @@ def check_world(size: int, rank: int, library: str, environ: Mapping[str, str] =
         return
     what = f"these are {here.size} worlds of one rank each, every one training alone" if size == 1 else "the two do not belong together"
     raise LaunchError(
-        f"rank {here.rank} of {here.size}: {here.launcher} started {here.size} ranks, but the MPI library that mpi4py loads"
+        f"{here.who}: {here.launcher} started {here.size} ranks, but the MPI library that mpi4py loads"
         f" ({_first_line(library)}) has a world of {size} (rank {rank} of it): {what}.\n{_cause_and_cure(here, library)}"
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from .. import __version__
 from .env import place
 from .machine import cores, memory_bytes
 
-__all__ = ["Row", "machine", "output", "packages", "slurm"]
+__all__ = ["Row", "machine", "output", "packages", "plugins", "slurm"]
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,12 @@ def machine() -> Iterator[Row]:
         yield Row(topic, "GPU software", "neither CuPy nor PyTorch", "note", "pip install cupy-cuda12x (or 13x), or torch, to use the GPUs")
 
 
+def plugins() -> list[str]:
+    """The names that `srun --mpi=` takes, sorted; none where there is no srun that answers."""
+    listed = (output(["srun", "--mpi=list"]) or "").replace("specific pmix plugin versions available:", "")
+    return sorted({word.strip() for word in re.split(r"[\n,]", listed) if word.strip() and " " not in word.strip()})
+
+
 def slurm(library_name: str | None) -> Iterator[Row]:
     """Slurm, its MPI plugins, and whether one of them fits the library."""
     topic = "Slurm"
@@ -118,13 +125,12 @@ def slurm(library_name: str | None) -> Iterator[Row]:
         yield Row(topic, "Slurm", "not here", "absent")
         return
     yield Row(topic, "version", output(["srun", "--version"]) or "srun does not answer")
-    listed = output(["srun", "--mpi=list"])
-    plugins = sorted({word.strip() for line in (listed or "").splitlines() for word in line.split(",") if " " not in word.strip()} - {""})
+    listed = plugins()
     wanted = "pmix" if (library_name or "").startswith("Open MPI") else "pmi2"
-    fits = any(plugin.startswith(wanted) or plugin.startswith("cray") for plugin in plugins)
+    fits = any(plugin.startswith(wanted) or plugin.startswith("cray") for plugin in listed)
     cure = f"this library needs `srun --mpi={wanted}`, which is not there: start with its own launcher inside sbatch"
-    value = ", ".join(plugins) or "unknown"
-    yield Row(topic, "MPI plugins", value, *(() if fits or not plugins else ("note", cure)))
+    value = ", ".join(listed) or "unknown"
+    yield Row(topic, "MPI plugins", value, *(() if fits or not listed else ("note", cure)))
     job, here = os.environ.get("SLURM_JOB_ID"), place()
     if job:
         who = f"a task of {here.launcher}" if here else "not started by srun"

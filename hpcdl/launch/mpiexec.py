@@ -167,16 +167,21 @@ _NO_MPI = (
 
 
 @functools.lru_cache(maxsize=1)
-def library() -> Library:
-    """Which MPI library mpi4py loads here, found out in a child process that does not start MPI. Raises LaunchError."""
+def library(python: tuple[str, ...] = (sys.executable,)) -> Library:
+    """Which MPI library mpi4py loads in the interpreter `python`, a command, found out in a child process that does not start MPI.
+
+    Raises LaunchError.
+    """
     try:
-        child = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, timeout=120, check=False, env=outside())
+        child = subprocess.run([*python, "-c", _PROBE], capture_output=True, text=True, timeout=120, check=False, env=outside())
+    except OSError as error:
+        raise LaunchError(f"{' '.join(python)} cannot be started: {error}") from None
     except subprocess.TimeoutExpired:
         raise LaunchError("loading the MPI library takes more than 120 s: is its file system reachable?") from None
     if child.returncode != 0:
         last = (child.stderr.strip().splitlines() or [f"the probe ended with code {child.returncode}"])[-1]
         if "No module named 'mpi4py'" in last:
-            raise LaunchError(f"mpi4py is not installed for {sys.executable}. Cure: `pip install mpi4py`.")
+            raise LaunchError(f"mpi4py is not installed for {' '.join(python)}. Cure: `pip install mpi4py`.")
         raise LaunchError(f"mpi4py finds no MPI library it can load: {last}\n{_NO_MPI}")
     found = json.loads(child.stdout.strip().splitlines()[-1])
     return recognise(found["text"], found["path"])

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import ranks_text
+from ..errors import REQUEUE, ranks_text
 from . import records
 
 __all__ = ["NOT_STARTED", "explain"]
@@ -33,6 +33,8 @@ def explain(folder: Path, size: int, launcher_code: int, ended_by: int | None, h
         return code, _launcher_failed(folder, launcher_code, held) if code else b"".join(held).decode(errors="replace")
     if not failures:
         return 0, ""
+    if all((failure["kind"], failure["code"]) == ("exit", REQUEUE) for failure in failures):
+        return REQUEUE, f"hpcdl: ended to be started again: it goes on from its last checkpoint (exit code {REQUEUE})\n"
     groups = _merged(failures)
     first, *others = groups
     lines = [f"{ranks_text([f['rank'] for f in group])} of {size}, after that: {group[0]['summary']}\n" for group in others]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import arrays
-from ..checkpoint import Checkpoint
+from ..checkpoint import Checkpoint, Preemption
 from ..checkpoint.parts import overwrite
 from ..errors import InvalidArgument
 from ..reduction.reducer import Reducer
@@ -112,11 +112,12 @@ class Trainer:
         seed: int = 0,
         checkpoint: Checkpoint | None = None,
         save_every: int = 100,
+        stop: Preemption | None = None,
     ) -> list[float]:
         """Train for `epochs` passes in global batches of `batch_size`; returns the mean training loss of each pass.
 
         checkpoint: of which this trainer is a part. It is restored first, so that training goes on where it ended, on any number of
-        ranks, and saved after every `save_every` steps and at the end.
+        ranks, and saved after every `save_every` steps and at the end. stop: `hpcdl.preemption(world, checkpoint)`, asked after each step.
 
         Raises InvalidArgument where x and y differ in length or y cannot belong to the model's outputs.
         """
@@ -133,6 +134,8 @@ class Trainer:
             done += 1
             if checkpoint is not None and done % save_every == 0 and done < epochs * len(shards):
                 checkpoint.save(done)
+            if stop is not None:
+                stop(done)
 
         for epoch in range(done // len(shards), epochs):
             self._losses.append(self.train_epoch(x, y, shards, epoch, after_step, done % len(shards)))

@@ -22,6 +22,7 @@ from .functions import (
 from .loader import Loader, loader
 from .objects import allgather_object, broadcast_object
 from .sharded import ShardedOptimizer, optimizer
+from .sharded_state import ShardedState, sharded
 from .start import default_world, init
 from .sync_batchnorm import SyncBatchNorm, convert_sync_batchnorm
 from .tensors import as_array, as_tensor
@@ -34,6 +35,7 @@ __all__ = [
     "Loader",
     "Report",
     "ShardedOptimizer",
+    "ShardedState",
     "SyncBatchNorm",
     "allgather",
     "allgather_object",
@@ -57,6 +59,7 @@ __all__ = [
     "monitored_barrier",
     "optimizer",
     "reduce_scatter",
+    "sharded",
 ]
 
 register()

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch.utils import data
 
 from ..errors import InvalidArgument
 from ..shards import Shards
 from ..world import World
+from .workers import outliving
 
 __all__ = ["OneDataset"]
 
@@ -47,7 +49,7 @@ class OneDataset:
         sizes = {batch_size: length // batch_size, length % batch_size: int(not drop_last and length % batch_size > 0)}
         self.own_steps = self.steps if train else sum(steps for size, steps in sizes.items() if size > world.rank)
         self._order = _Order(self)
-        self._data = data.DataLoader(dataset, batch_sampler=self._order, **keywords)
+        self._data = data.DataLoader(dataset, batch_sampler=self._order, **outliving(keywords))
 
     @staticmethod
     def length(dataset: Any) -> int:
@@ -65,7 +67,11 @@ class OneDataset:
     def rounds(self, epoch: int, first: int) -> Iterator[tuple[int, Any, float, float]]:
         """This rank's batches of `epoch`, from number `first` on: (number, batch, its samples, those of all ranks)."""
         self._order.at = epoch, first
-        for batch, (number, _, mine, total) in zip(self._data, self.shares(epoch, first), strict=False):
+        random = torch.get_rng_state()
+        batches = iter(self._data)  # draws a number, which within an epoch that is resumed was drawn before
+        if first:
+            torch.set_rng_state(random)
+        for batch, (number, _, mine, total) in zip(batches, self.shares(epoch, first), strict=False):
             yield number, batch, mine, total
 
     def shares(self, epoch: int, first: int) -> Iterator[tuple[int, list[int], int, int]]:

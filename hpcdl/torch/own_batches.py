@@ -16,6 +16,7 @@ from ..collectives.layout import split_evenly
 from ..errors import InvalidArgument
 from ..world import World
 from .parcel import send_batch
+from .workers import outliving
 
 __all__ = ["OwnBatches"]
 
@@ -92,11 +93,11 @@ def _readable(world: World, batches: Any, batch_size: int | None, drop_last: boo
     """What gives this rank's batches anew each time it is iterated."""
     if isinstance(batches, data.IterableDataset):
         if batch_size is None:
-            return data.DataLoader(batches, batch_size=None, **keywords)
+            return data.DataLoader(batches, batch_size=None, **outliving(keywords))
         if batch_size < world.size:
             raise InvalidArgument(f"batch_size={batch_size} of an IterableDataset must be at least 1 for each of {world.size} ranks")
         begins = split_evenly(batch_size, world.size)
-        return data.DataLoader(batches, begins[world.rank + 1] - begins[world.rank], drop_last=drop_last, **keywords)
+        return data.DataLoader(batches, begins[world.rank + 1] - begins[world.rank], drop_last=drop_last, **outliving(keywords))
     if keywords:
         raise InvalidArgument(f"{sorted(keywords)[0]}: the batches are made already; pass it to what makes them")
     if isinstance(batches, data.Dataset):

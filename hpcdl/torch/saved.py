@@ -17,6 +17,10 @@ __all__ = ["KIND"]
 
 def _plain(x: torch.Tensor) -> Any:
     """A tensor's array; of a dtype that NumPy lacks, its bytes. Strides, and whether a gradient is wanted, are not kept."""
+    if hasattr(x, "placements"):
+        raise InvalidArgument(
+            "a checkpoint cannot hold a tensor that lies in pieces on the ranks; give it hpcdl.torch.sharded(model, optimizer)"
+        )
     if x.layout != torch.strided or x.is_quantized or x.device.type == "meta":
         raise InvalidArgument(f"a checkpoint cannot hold the {x.layout} tensor of {x.dtype} on {x.device}; give it dense ones")
     x = x.detach().resolve_conj().resolve_neg().contiguous()

@@ -103,7 +103,10 @@ class ShardedOptimizer(torch.optim.Optimizer):
         """The whole state, on the rank that it was consolidated to; as the optimizer itself would give it."""
         here = f"rank {self._world.rank} of {self._world.size}"
         if self._whole is None:
-            raise InvalidArgument(f"{here}: the state lies on all ranks; call consolidate() on every rank first, after the last step")
+            raise InvalidArgument(
+                f"{here}: the state lies on all ranks; call consolidate() on every rank first, after the last step; or let a checkpoint "
+                "hold hpcdl.torch.sharded(model, optimizer)"
+            )
         if not self._whole:
             raise InvalidArgument(
                 f"{here}: the state was consolidated to another rank; ask that one, or consolidate(to={self._world.rank})"
@@ -131,6 +134,10 @@ class ShardedOptimizer(torch.optim.Optimizer):
         self._inner.load_state_dict({"state": {i: states[p] for i, p in enumerate(inner) if p in states}, "param_groups": groups})
         self.state = self._inner.state
         self._whole = None
+
+    def owned(self) -> list[torch.Tensor]:
+        """The parameters whose state is on this rank."""
+        return [p for p in self._parameters() if self._owners[p] == self._world.rank]
 
     def _parameters(self) -> list[torch.Tensor]:
         return [p for group in self.param_groups for p in group["params"]]

@@ -17,7 +17,7 @@ from mpi4py import MPI
 
 from ..arrays import Array
 from ..errors import InvalidArgument
-from ..launch.env import check_launcher
+from ..launch.env import check_launcher, place
 from .base import NativeCalls, Pending, Transport, TransportFailure, Truncated, Window, renumber
 from .turns import Turns
 from .windows import allocate, free_all, nodes_of
@@ -28,6 +28,8 @@ __all__ = ["MPITransport", "before_finalize", "free_all", "give_up_receives", "l
 _TYPES = {f"{kind}int{bits}": getattr(MPI, f"{kind.upper()}INT{bits}_T") for kind in ("", "u") for bits in (8, 16, 32, 64)}
 _TYPES |= {"float32": MPI.FLOAT, "float64": MPI.DOUBLE}  # named, since mpi4py knows none for memory that is not aligned
 _INFINIBAND = "/sys/class/infiniband"  # there where the kernel has such a network card
+#: Open MPI ends all ranks when a connection between nodes breaks: a second later the launcher has said which rank was killed.
+_LET_THE_LAUNCHER_SPEAK = ("OMPI_MCA_mpi_abort_delay", "1")
 _LAST_WORDS = 0.3  # seconds between the last output and MPI_Abort: MPICH's launcher throws away what it has not read by then
 
 #: Messages that MPI has not finished. Why: it still reads or writes their buffers, even after everybody else has forgotten them; so they
@@ -188,6 +190,9 @@ def world(comm: Any | None = None) -> MPITransport:
         check_launcher(str(MPI.Get_library_version()))
         if not os.path.isdir(_INFINIBAND):  # else Open MPI 5 prints an error for each window of shared memory, to no purpose
             os.environ.setdefault("OMPI_MCA_osc", "^ucx")
+        here = place()
+        if here is not None and here.local_size is not None and here.local_size < here.size:
+            os.environ.setdefault(*_LET_THE_LAUNCHER_SPEAK)
         MPI.Init_thread(MPI.THREAD_MULTIPLE)
     if isinstance(comm, Iterable):
         comm = _of_ranks(numbers(comm))

@@ -11,7 +11,7 @@ from .conftest import cases, ended  # noqa: E402
 
 pytestmark = [pytest.mark.outer]
 
-PROGRAMS = ("collectives", "messages", "ddp", "sharded", "trouble", "edges")
+PROGRAMS = ("collectives", "messages", "ddp", "sharded", "checkpoints", "trouble", "edges")
 
 
 @pytest.mark.parametrize(("name", "case"), [(name, case) for name in PROGRAMS for case in cases(name)])

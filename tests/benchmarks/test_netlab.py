@@ -1,6 +1,5 @@
 """The lab of hosts on one machine: real placement, a real rate limit, nothing left behind."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -12,12 +11,12 @@ from pathlib import Path
 
 import pytest
 from harness.environment import for_children
+from harness.lab import NETLAB, lab_module, why_no_lab
 
 import hpcdl
 
 pytestmark = pytest.mark.outer
 
-NETLAB = Path(__file__).parents[2] / "benchmarks" / "netlab"
 CHECKOUT = str(Path(hpcdl.__file__).parents[1])
 
 PROGRAM = """
@@ -39,13 +38,6 @@ if world.rank == 0:
 """
 
 
-def lab_module():
-    spec = importlib.util.spec_from_file_location("netlab_lab", NETLAB / "lab.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def folder():
     """Where the labs of these tests have their files; not pytest's, whose long names do not fit into the address of a socket."""
@@ -53,15 +45,10 @@ def folder():
         yield Path(made)
 
 
-@pytest.fixture(scope="module")
-def reason():
-    return lab_module().why_not()
-
-
 @pytest.fixture
-def traces(require, reason, folder, monkeypatch):
+def traces(require, folder, monkeypatch):
     """Skips where no lab can be built. Afterwards interfaces and mounts are as before, and neither process nor file is left."""
-    require("netlab", reason)
+    require("netlab", why_no_lab())
     monkeypatch.setenv("TMPDIR", str(folder))
 
     def here():

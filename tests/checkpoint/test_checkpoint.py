@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hpcdl.checkpoint import Checkpoint
-from hpcdl.errors import DataError, InvalidArgument, Mismatch
+from hpcdl.errors import CommunicationError, DataError, InvalidArgument, Mismatch
 
 
 class Own:
@@ -314,5 +314,33 @@ def test_bad_arguments(ranks, shared_path) -> None:
             Checkpoint(shared_path, world, {"net": MappingProxyType({})})
         with Checkpoint(shared_path, world, {}) as one, pytest.raises(InvalidArgument, match="step must not be negative"):
             one.save(-1)
+
+    ranks(2, body)
+
+
+def test_a_part_that_one_rank_cannot_save(ranks, shared_path) -> None:
+    """All hear of it, and none stands still."""
+
+    def body(world) -> None:
+        values = {"x": object() if world.rank == 1 else 1.0}
+        with Checkpoint(shared_path, world, {"model": values}, spread=True) as one:
+            with pytest.raises(InvalidArgument, match="step 1 cannot be saved: rank 1 of 2: a checkpoint cannot hold object at model/x"):
+                one.save(1)
+            values["x"] = 1.0
+            one.save(2)
+            one.wait()
+            assert one.saved == 2
+
+    ranks(2, body)
+
+
+def test_a_save_that_only_one_rank_calls(ranks, shared_path) -> None:
+    """It ends where the others go on, and says so."""
+
+    def body(world) -> None:
+        with Checkpoint(shared_path, world, {"model": model()}) as one:
+            with pytest.raises(CommunicationError, match="rank 0") as error:
+                one.save(1) if world.rank == 0 else world.allreduce(np.zeros(3))
+            assert "allgather" in str(error.value) and "allreduce" in str(error.value)
 
     ranks(2, body)

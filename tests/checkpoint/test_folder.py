@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hpcdl.checkpoint.folder import Folder, Manifest
+from hpcdl.checkpoint.folder import Folder
+from hpcdl.checkpoint.manifest import Manifest
 from hpcdl.errors import DataError
 
 NAME = "shared-00000-of-00001.safetensors"
@@ -142,7 +143,7 @@ def test_every_bit_of_a_manifest_counts() -> None:
 
 def test_a_manifest_names_files_of_its_own_folder_only(folder) -> None:
     text = Manifest(5, 1, ()).to_json()
-    from hpcdl.checkpoint.folder import Entry
+    from hpcdl.checkpoint.manifest import Entry
 
     for name in ("../step-000000000004/" + NAME, "/etc/passwd", "manifest.json"):
         with pytest.raises(DataError, match="names a file that is not a checkpoint's"):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from contextlib import nullcontext
+
 import pytest
 from harness.parts import framework
 
-from hpcdl.checkpoint import Checkpoint
+import hpcdl
+from hpcdl.checkpoint import Checkpoint, RandomStates, preemption
 from hpcdl.checkpoint.bundle import dump, load, merged, snapshot
 from hpcdl.errors import DataError
 
@@ -70,33 +75,38 @@ def train(world, codec, folder=None, ends_after=None):
 
     torch.manual_seed(0)
     data = torch.utils.data.TensorDataset(torch.randn(50, 6), torch.randint(0, 3, (50,)))
-    model = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.LayerNorm(16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+    model = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.LayerNorm(16), torch.nn.Dropout(0.2), torch.nn.Linear(16, 3))
     model = ht.DistributedDataParallel(model, world=world, codec=codec)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
     loader = ht.loader(data, batch_size=8, world=world)
     losses, counts = [], {"epoch": 0}
-    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "loader": loader, "counts": counts}
+    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "loader": loader, "counts": counts, "random": RandomStates()}
     checkpoint = None if folder is None else Checkpoint(folder, world, parts)
     step = first = 0 if checkpoint is None else checkpoint.restore() or 0
     if ends_after == 0:
         checkpoint.save(step + 1)  # so that it is the newest
         checkpoint.close()
         return [], {}
-    while counts["epoch"] < 3:
-        for x, y in loader:
-            loss = torch.nn.functional.cross_entropy(model(x), y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            scheduler.step()
-            losses.append(loss.item())
-            step += 1
-            if checkpoint is not None and step - first == ends_after:
-                checkpoint.save(step)
-                checkpoint.close()
-                return losses, model.state_dict()
-        counts["epoch"] += 1
+    with preemption(world, checkpoint) if checkpoint else nullcontext() as stop:
+        while counts["epoch"] < 3:
+            for x, y in loader:
+                loss = torch.nn.functional.cross_entropy(model(x), y)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                scheduler.step()
+                losses.append(loss.item())
+                step += 1
+                if ends_after and step - first == ends_after - 1 and world.rank == world.size - 1:
+                    os.kill(os.getpid(), signal.SIGUSR1)
+                if stop is not None:
+                    try:
+                        stop(step)
+                    except SystemExit as end:
+                        assert end.code == hpcdl.REQUEUE and step - first == ends_after == checkpoint.saved - first
+                        return losses, model.state_dict()
+            counts["epoch"] += 1
     if checkpoint is not None:
         checkpoint.close()
     return losses, model.state_dict()
@@ -105,7 +115,9 @@ def train(world, codec, folder=None, ends_after=None):
 @pytest.mark.ways("mpi")  # threads share one random state
 @pytest.mark.parametrize("codec", [None, "int8", "topk:ratio=0.1", "powersgd:rank=1"])
 def test_resumed(ranks, shared_path, codec) -> None:
-    """Bitwise: what a codec has dropped and kept comes back too, also where it is saved again before the first step."""
+    """In the midst of an epoch, by a signal to one rank. Bitwise: what a codec has dropped and kept comes back, and random numbers; also
+    where it is saved again before the first step.
+    """
 
     def body(world) -> None:
         losses, whole = train(world, codec)

@@ -196,9 +196,9 @@ def test_small_calls_do_go_the_short_way(ranks) -> None:
 
 
 @pytest.mark.parametrize("codec", ["none", "fp16", "int8"])
-@pytest.mark.parametrize(("size", "nodes"), [(4, 2), (5, 2), (7, 3), (6, 6), (3, 1)])
+@pytest.mark.parametrize(("size", "nodes"), [(4, 2), (5, 2), (7, 3), (5, 3), (6, 6), (3, 1)])
 def test_two_levels(size, nodes, codec) -> None:
-    """Also on nodes of unequal size: 3 + 2, and 3 + 2 + 2."""
+    """Also on nodes of unequal size: 3 + 2, 3 + 2 + 2, and 2 + 2 + 1."""
 
     def body(world) -> list[bytes]:
         found = []

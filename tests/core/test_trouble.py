@@ -131,6 +131,25 @@ def test_ranks_that_are_alive_are_waited_for_at_the_end(ranks) -> None:
 
 
 @pytest.mark.ways("threads")
+def test_a_question_to_a_rank_that_has_just_left(ranks) -> None:
+    """Nobody reads it any more, so nobody may wait until it is read."""
+
+    def body(world) -> None:
+        inner = world.group(range(world.size))
+        if world.rank == 0:
+            inner._group.leave()
+        else:
+            inner.close()
+        world.barrier()
+        if world.rank == 0:
+            inner._group._control.post("alive?", inner._group._state())
+            inner.close()
+        world.barrier()
+
+    ranks(2, body)
+
+
+@pytest.mark.ways("threads")
 def test_ranks_that_are_dead_are_not_waited_for_at_the_end(ranks) -> None:
     def body(world) -> None:
         inner = world.group(range(world.size))

@@ -10,5 +10,6 @@ relay.py        outer process: [mpi] items are answered by the job's journal
 job.py          outer process: the one mpirun      inside.py   what that mpirun runs on every rank
 step.py         inside the ranks: all in step, test by test; merge.py joins their reports
 programs.py     programs run as a user runs them   cases.py    a folder of them, whose cases are tests; tell.py how their ranks tell
+lab.py          hosts of benchmarks/netlab, for tests (tests/slurm has a cluster in them)
 lane.py         the harness's own communicator     watchdog.py a hang ends in every rank's stack
 """

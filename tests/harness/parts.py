@@ -13,6 +13,11 @@ import pytest
 
 from hpcdl.errors import LaunchError
 
+from .lab import why_no_lab
+
+SLURM = ("sbatch", "slurmctld", "slurmd", "munged")
+SEARCHED = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])  # where daemons are
+
 
 def required() -> set[str]:
     """The parts that this run must not do without: HPCDL_REQUIRE=mpi,sklearn,…"""
@@ -65,7 +70,12 @@ def why_no_mpi() -> str:
 
 
 def _slurm() -> tuple[None, str]:
-    return None, "" if shutil.which("sbatch") else "sbatch is not on the path"
+    """What tests/slurm starts a cluster with."""
+    missing = [tool for tool in SLURM if shutil.which(tool, path=SEARCHED) is None]
+    if missing:
+        install = "apt-get install --no-install-recommends slurmctld slurmd slurm-client munge libpmix-dev"
+        return None, f"not found: {', '.join(missing)} ({install})"
+    return None, f"its nodes have no hosts: {why_no_lab()}" if why_no_lab() else ""
 
 
 def _gpu() -> tuple[Any, str]:

@@ -1,4 +1,4 @@
-"""jobs/digits_torch.py: the ten-line version, on one rank and on four."""
+"""jobs/digits_torch.py: the short version, on one rank and on four."""
 
 import re
 import sys

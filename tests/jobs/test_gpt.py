@@ -23,18 +23,31 @@ TINY = [
 ]
 BOUND = 1e-5  # relative, on each loss: as jobs/README.md states
 MESHES = {  # each group is one launch
-    "whole": {"dp4": "", "tp4": "--tp 4", "dp2 tp2": "--tp 2"},
-    "shards": {"dp4, accumulated": "--accumulate 2", "fsdp4": "--fsdp", "fsdp2 tp2": "--fsdp --tp 2 --accumulate 2"},
-    "pipelines": {"dp2 pp2, gpipe": "--dp 2 --pp 2 --schedule gpipe", "tp2 pp2": "--dp 1 --tp 2 --pp 2", "pp4": "--pp 4"},
-    "other pipelines": {
+    "whole": {
+        "dp4": "",
+        "tp4": "--tp 4",
+        "dp2 tp2": "--tp 2",
+        "dp4, accumulated": "--accumulate 2",
+        "fsdp4": "--fsdp",
+        "fsdp2 tp2": "--fsdp --tp 2 --accumulate 2",
+    },
+    "pipelines": {
+        "dp2 pp2, gpipe": "--dp 2 --pp 2 --schedule gpipe",
+        "tp2 pp2": "--dp 1 --tp 2 --pp 2",
+        "pp4": "--pp 4",
         "dp2 pp2, interleaved": "--pp 2 --schedule interleaved",
         "fsdp2 pp2": "--fsdp --pp 2",
         "fsdp2 pp2, interleaved": "--fsdp --pp 2 --schedule interleaved --accumulate 2",
     },
 }
 ROUNDED = {
-    "int8": {"int8": "--codec int8", "int8, dp2 tp2": "--codec int8 --tp 2", "int8, dp2 pp2": "--codec int8 --pp 2"},
-    "bf16": {"bf16, tp2 pp2": "--bf16 --tp 2 --pp 2", "bf16, fsdp": "--bf16 --fsdp"},
+    "rounded": {
+        "int8": "--codec int8",
+        "int8, dp2 tp2": "--codec int8 --tp 2",
+        "int8, dp2 pp2": "--codec int8 --pp 2",
+        "bf16, tp2 pp2": "--bf16 --tp 2 --pp 2",
+        "bf16, fsdp": "--bf16 --fsdp",
+    },
 }
 
 
@@ -55,7 +68,12 @@ def text(folder):
 
 def start(folder, ranks, commands, **environ):
     """Run the script on so many ranks with each command line; the results, and what was printed."""
-    (folder / "commands.json").write_text(json.dumps([[*TINY, "--text", str(folder / "text"), *command] for command in commands]))
+    tiny = [*TINY, "--text", str(folder / "text")]
+    written = []  # see runs.py
+    for command in commands:
+        ahead = {"remove": 2, "truncate": 2, "warn": 3}.get(command[0] if command else "", 0)
+        written.append([*command[:ahead], *([] if ahead == 2 else tiny), *command[ahead:]])
+    (folder / "commands.json").write_text(json.dumps(written))
     (folder / "results.json").unlink(missing_ok=True)
     launch = [sys.executable, "-m", "hpcdl.cli", "run", "-n", ranks, RUNS, GPT, folder / "commands.json", folder / "results.json"]
     done = run(*launch, **environ)
@@ -76,7 +94,7 @@ class Runs:
     def __call__(self, group, name):
         if group not in self.found:
             meshes = {**MESHES, **ROUNDED}[group]
-            between_nodes = {"HPCDL_SHARED_MEMORY": "0"} if group == "int8" else {}  # in shared memory nothing is encoded
+            between_nodes = {"HPCDL_SHARED_MEMORY": "0"} if group == "rounded" else {}  # in shared memory nothing is encoded
             results, _ = start(self.folder, 4, [words.split() for words in meshes.values()], **between_nodes)
             self.found[group] = dict(zip(meshes, results, strict=True))
         return self.found[group][name]
@@ -120,59 +138,73 @@ def test_rounding_changes_little(runs, require, group, name):
     assert 10 * BOUND < difference(runs(group, name), runs.one) < 0.03
 
 
-CHANGES = {"--fsdp --tp 2": "--pp 2 --schedule interleaved", "--tp 2 --pp 2": "--fsdp"}  # of the mesh, at step 10
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """What runs with checkpoints found, in the order of `SAVED`, where they were, and what was printed; all in one launch."""
+    folder = tmp_path_factory.mktemp("saved")
+    text((folder / "text").mkdir() or folder / "text")
+    results, done = start(folder, 4, [[word.replace("AT", str(folder)) for word in line.split()] for line in SAVED])
+    return results, folder, done
 
 
-def test_resume_on_another_mesh(runs, require, tmp_path):
+STEP = "step-0000000000"
+SAVED = """
+    --fsdp --tp 2 --checkpoint AT/a --save-every 10
+    remove AT/a/step-000000000020
+    --pp 2 --schedule interleaved --checkpoint AT/a --save-every 10 --resume
+    --tp 2 --pp 2 --checkpoint AT/b --save-every 10
+    truncate AT/b/step-000000000020/trainer.files/__3_0.distcp
+    --fsdp --checkpoint AT/b --save-every 10 --resume
+    warn 3 6 --dp 4 --checkpoint AT/c --resume
+    --fsdp --checkpoint AT/c --resume
+    --fsdp --checkpoint AT/c --resume
+    --fsdp --checkpoint AT/c
+    --fsdp --checkpoint AT/c --resume --width 16
+    --fsdp --checkpoint AT/c --resume --context 16
+    --fsdp --checkpoint AT/c --resume --lr 0.005 --steps 21
+""".strip().splitlines()
+
+
+def test_resume_on_another_mesh(runs, saved, require):
     require("mpi")
-    text((tmp_path / "text").mkdir() or tmp_path / "text")
-    commands = []
-    for i, (before, after) in enumerate(CHANGES.items()):
-        here = ["--checkpoint", str(tmp_path / f"run{i}"), "--save-every", "10"]
-        commands += [[*before.split(), *here], [*after.split(), *here, "--resume"]]
-    first, second = commands[::2], commands[1::2]
-    start(tmp_path, 4, first)
-    for i in range(len(CHANGES)):
-        run_folder = tmp_path / f"run{i}"
-        assert sorted(path.name for path in run_folder.iterdir()) == ["step-000010", "step-000020"]
-        (run_folder / "step-000020").rename(run_folder / "partial-000020")  # as if that save had been interrupted
-    results, done = start(tmp_path, 4, second)
-    assert done.stdout.count("going on after step 10") == len(CHANGES)
+    (_, one, _, two, *_), _, done = saved
     expected = {**runs.one, "losses": runs.one["losses"][10:]}
-    for found in results:
-        assert difference(found, expected) < BOUND
-        assert len(found["losses"]) == STEPS - 10
+    for found in (one, two):
+        assert difference(found, expected) < BOUND and len(found["losses"]) == STEPS - 10
+    assert done.stdout.count("going on after step 10") == 2
 
 
-def test_checkpoints_of_another_run_are_refused_and_old_ones_go(require, tmp_path):
+def test_a_damaged_checkpoint_is_passed_over(saved, require):
     require("mpi")
-    text((tmp_path / "text").mkdir() or tmp_path / "text")
-    here = ["--checkpoint", str(tmp_path / "run"), "--steps", "8", "--save-every", "2"]
-    again = [*here, "--resume"]
-    results, done = start(tmp_path, 2, [here, again, [*again, "--width", "16"], [*again, "--lr", "0.005", "--steps", "9"]])
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["step-000008", "step-000009"]
-    assert results[1]["losses"] == [] and results[1]["held_out_loss"] == pytest.approx(results[0]["held_out_loss"], rel=1e-6)
-    assert results[2] == {"exit": 2} and "is of another run: width 32 (now 16)" in done.stderr
-    assert len(results[3]["losses"]) == 1 and "going on after step 8; changed since: steps 8 (now 9), lr 0.01 (now 0.005)" in done.stdout
-    assert "nothing is left to do of 8 steps" in done.stdout
+    _, folder, done = saved
+    told = [line for line in done.stderr.splitlines() if "passed over" in line]
+    assert len(told) == 1 and "b/step-000000000020 is damaged (trainer.files/__3_0.distcp has 100 bytes" in told[0], done.stderr
+    assert told[0].endswith(f"passed over for {folder / 'b' / 'step-000000000010'}")
 
 
-def test_checkpoints_that_are_there_missing_or_damaged(require, tmp_path):
+def test_a_warning_ends_it_at_a_saved_step(runs, saved, require):
     require("mpi")
-    text((tmp_path / "text").mkdir() or tmp_path / "text")
-    here = ["--checkpoint", str(tmp_path / "run"), "--steps", "4", "--save-every", "2"]
-    results, done = start(tmp_path, 2, [[*here, "--resume"], here])
-    assert f"no checkpoint in {tmp_path}/run, so this begins with step 1" in done.stdout and len(results[0]["losses"]) > 0
-    assert results[1] == {"exit": 2} and "has checkpoints already, up to step 4; go on from there with --resume" in done.stderr
-    (tmp_path / "run" / "step-000004" / "settings.json").write_text('{"width": ')
-    (tmp_path / "run" / "partial-000003").mkdir()
-    results, done = start(tmp_path, 2, [[*here, "--resume"]])
-    assert "going on after step 2; " in done.stdout and "step-000004/settings.json is damaged" in done.stdout
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["step-000002", "step-000004"]
-    for file in (tmp_path / "run" / "step-000004").glob("*.distcp"):
-        file.write_bytes(file.read_bytes()[:100])
-    results, done = start(tmp_path, 2, [[*here, "--resume"]])
-    assert results[0] == {"exit": 2} and "step-000004 cannot be loaded" in done.stderr and "remove it to go on" in done.stderr
+    results, folder, done = saved
+    assert (
+        results[4] == {"exit": 85} and f"SIGUSR1 to rank 3: all ranks stop after step 8; step 8 is saved in {folder / 'c'}" in done.stderr
+    )
+    assert f"no checkpoint in {folder / 'c'}, so this begins with step 1" in done.stdout and "going on after step 8" in done.stdout
+    assert difference(results[5], {**runs.one, "losses": runs.one["losses"][8:]}) < BOUND
+
+
+def test_what_is_said_of_checkpoints_that_are_there(saved, require):
+    require("mpi")
+    (*_, before, again, present, width, context, changed), folder, done = saved
+    assert again["losses"] == [] and again["held_out_loss"] == pytest.approx(before["held_out_loss"], rel=1e-6)
+    assert "nothing is left to do of 20 steps" in done.stdout
+    assert present == width == context == {"exit": 2}
+    assert f"{folder / 'c'} has checkpoints already; go on from the newest with --resume" in done.stderr
+    assert (
+        "is of shape" not in done.stderr and "is torch.float32 of shape [256, 16] here, and torch.float32 of shape [256, 32]" in done.stderr
+    )
+    assert "is of another run: context 32 (now 16)" in done.stderr
+    assert len(changed["losses"]) == 1 and "going on after step 20; changed since: steps 20 (now 21), lr 0.01 (now 0.005)" in done.stdout
+    assert sorted(path.name for path in (folder / "c").iterdir()) == [f"{STEP}20", f"{STEP}21"]
 
 
 def test_as_a_user_starts_it(require, tmp_path):

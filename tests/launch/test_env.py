@@ -33,8 +33,8 @@ ENVIRONMENTS = {
     "srun": (
         {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8", "SLURM_NTASKS": "16", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0",
          "SLURM_NODEID": "1",
-         "SLURM_STEP_TASKS_PER_NODE": "2(x3),1(x2)"},
-        Place("srun", 3, 8, 1, 2),
+         "SLURM_STEP_TASKS_PER_NODE": "2(x3),1(x2)", "SLURMD_NODENAME": "n17"},
+        Place("srun", 3, 8, 1, 2, "n17"),
     ),
     "srun --mpi=pmi2": (
         {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0", "PMI_RANK": "3", "PMI_SIZE": "8"},
@@ -73,6 +73,13 @@ def test_every_launcher_is_tested() -> None:
 def test_no_launcher(environ: dict[str, str]) -> None:
     assert place(environ) is None
     check_world(1, 0, "Open MPI 5.0.11", environ)
+
+
+def test_batch_script_that_a_step_has_submitted() -> None:
+    """It inherits the step's variables, and has some of its own."""
+    inherited = {"SLURM_STEP_ID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_TASKS_PER_NODE": "2(x2)", "SLURM_GTIDS": "0"}
+    assert place({**BATCH_SHELL, **inherited}) is None
+    assert place({**BATCH_SHELL, **inherited, "SLURM_GTIDS": "0,1"}) == Place("srun", 0, 4, 0, 2)
 
 
 def test_mpirun_in_a_batch_script_wins() -> None:
@@ -123,6 +130,17 @@ def test_library_that_cannot_belong_to_the_launcher(name: str, library: str) -> 
     with pytest.raises(LaunchError, match=r"rank 3 of 8: .* started 8 ranks, but mpi4py loads the library of another MPI"):
         check_launcher(library, environ)
     check_launcher(library, {**environ, "HPCDL_ALLOW_SINGLETON": "1"})
+
+
+def test_mpich_without_pmix() -> None:
+    """It would end the process inside MPI_Init."""
+    environ = {**ENVIRONMENTS["srun --mpi=pmix"][0], "PMIX_NAMESPACE": "slurm.pmix.1.0"}
+    built = "MPICH Version:      5.0.2\nMPICH Device:       ch4:ofi\nMPICH configure:    --with-device=ch4:ofi {}\nMPICH CC: cc\n"
+    with pytest.raises(LaunchError, match=r"rank 3 of 8: srun started 8 ranks over PMIx(?s:.*)Cure: `srun --mpi=pmi2`"):
+        check_launcher(built.format("--with-pm=hydra"), environ)
+    check_launcher(built.format("--with-pmix=/usr"), environ)
+    check_launcher(built.format("--with-pm=hydra"), {**environ, "PMI_FD": "9"})
+    check_launcher(OPEN_MPI, environ)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from .conftest import BACKENDS, cases, ended, there
 
 pytestmark = [pytest.mark.outer]
 
-PROGRAMS = ("training", "ways", "own", "sharing", "telling")
+PROGRAMS = ("training", "ways", "own", "sharing", "resuming", "telling")
 
 
 @pytest.mark.parametrize(("name", "case"), [(name, case) for name in PROGRAMS for case in cases(name)])

@@ -97,3 +97,24 @@ def test_a_worker_that_dies(job):
             world.barrier()
     """)
     assert code != 0 and "DataLoader worker" in output and "exited unexpectedly" in output, output
+
+
+def test_workers_outlive_a_warning(job, tmp_path):
+    """Slurm sends its signals to all processes of a job: the data must go on until the step that the ranks agree on."""
+    code, said, output = job(f"""
+        import signal, hpcdl
+        from hpcdl.checkpoint import Checkpoint
+        batches = ht.loader(Rows(), 5, num_workers=2, prefetch_factor=1)
+        with Checkpoint({str(tmp_path / "run")!r}, world, {{"loader": batches}}) as checkpoint, hpcdl.preemption(world, checkpoint) as stop:
+            for step, _ in enumerate(batches, 1):
+                if step == 3:
+                    os.killpg(0, signal.SIGUSR1)
+                    os.killpg(0, signal.SIGTERM)
+                    time.sleep(1)
+                try:
+                    stop(step)
+                except SystemExit:
+                    say(step)
+                    raise
+    """)
+    assert (code, said) == (85, ["say 4", "say 4"]), output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,11 +15,12 @@ from ...collectives.calls import Constant
 from ...collectives.collective import check_name
 from ...collectives.group import Group
 from ...collectives.ops import by_name as op_by_name
-from ...errors import InvalidArgument
+from ...errors import DataError, InvalidArgument
 from ...reduction.bucket import Bucket, Layout
 from ...reduction.compressor import Compressor, How
 from ...reduction.compressors import by_name as compressor_by_name
 from ...reduction.compressors import check
+from ...reduction.state import shared_out
 from ..tensors import as_array, as_tensor
 from .group import ProcessGroup
 from .work import Work
@@ -34,7 +36,7 @@ def comm_hook(codec: Any = None, error_feedback: bool | None = None, collective:
     codec: what `hpcdl.Reducer` takes: none, fp16, bf16, int8, int8-stochastic, ``topk:ratio=0.01``, randomk, sign, ``powersgd:rank=4``, or
     an instance. error_feedback: carry over what was lost to the next step; default: with topk, randomk, sign and powersgd. It costs
     memory the size of the gradients, in float32. state: a process group of this backend, or None for the default one. One hook belongs to
-    one model. Raises UnknownName for a codec that nobody knows.
+    one model, and is a part of its checkpoints. Raises UnknownName for a codec that nobody knows.
     """
     return CommHook(compressor_by_name(codec), error_feedback, collective)
 
@@ -72,6 +74,22 @@ class CommHook:
         """What error feedback holds for each parameter, in the order in which DDP reduces them; for checkpoints. Writing changes it."""
         return [as_tensor(self._residuals[i]).view(p.shape) for i, p in enumerate(self._parameters) if i in self._residuals]
 
+    def rank_state_dict(self) -> dict[str, Any]:
+        """What the codec keeps and has dropped on this rank; for `hpcdl.checkpoint`, between two steps. The arrays are the hook's own."""
+        kept = {"codec": self._compressor.name, "kept": dict(self._kept), "steps": dict(self._steps)}
+        return {"residuals": dict(self._residuals), **kept}
+
+    def load_rank_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there, on as many ranks. With another codec, what was dropped is sent yet, and the rest begins anew."""
+        same = state["codec"] == self._compressor.name
+        self._residuals = dict(state["residuals"]) if self.error_feedback else {}
+        self._kept, self._steps = (dict(state["kept"]), dict(state["steps"])) if same else ({}, {})
+        self._buckets.clear()  # made anew, from these
+
+    def load_all_rank_state_dicts(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Go on from the states of another number of ranks: what they have dropped is shared out over all ranks."""
+        self.load_rank_state_dict(shared_out(states, dist.get_world_size()))
+
     def _place(self, bucket: Any, flat: Array) -> tuple[Layout, Array | None]:
         """Which parameters lie where in `bucket`, and the residual of its shape."""
         parameters = bucket.parameters()
@@ -93,8 +111,10 @@ class CommHook:
         if residual is not None:
             for number in offsets:
                 part = residual[layout.cut(number)]
-                if number in self._residuals:
-                    part[...] = self._residuals[number]
+                before = self._residuals.get(number)
+                if before is not None and before.size != part.size:
+                    raise DataError(f"parameter {number} has {part.size} elements, and the hook's state is of one of {before.size}")
+                part[...] = 0 if before is None else of(flat).xp.asarray(before)
                 self._residuals[number] = part
         self._buckets[index] = ids, layout, residual
         return layout, residual

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import own
+import resuming
 import sharing
 import side
 import telling
@@ -10,4 +11,4 @@ import training
 import ways
 
 if __name__ == "__main__":
-    side.run({**vars(training), **vars(ways), **vars(own), **vars(sharing), **vars(telling)})
+    side.run({**vars(training), **vars(ways), **vars(own), **vars(sharing), **vars(resuming), **vars(telling)})

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 import keras
 import numpy as np
 import side
 from side import ADAM, BACKEND, compiled, data, loss, network
 
 import hpcdl.keras as hk
-from hpcdl.errors import InvalidArgument, Mismatch
+from hpcdl.errors import Mismatch
 
 
 def metrics():
@@ -236,38 +233,6 @@ def case_not_a_number(s):
     if BACKEND == "jax":
         model.jax_state_sync()
     assert int(model.optimizer.iterations) == 3, model.optimizer.iterations
-
-
-def case_backup(s):
-    """As if nothing had happened, on a folder that only rank 0 sees."""
-    x, y = data(90)
-    with tempfile.TemporaryDirectory() as folder:
-
-        def fitted(broken):
-            model = compiled(network(1 + s.rank), True)
-            stop = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: 1 / (epoch != 2 or not broken))
-            callbacks = [hk.BroadcastVariables(), hk.BackupAndRestore(folder), hk.LearningRateWarmup(epochs=3), stop]
-            history = model.fit(hk.shard(x, y, batch_size=30), epochs=3, verbose=0, callbacks=callbacks)
-            return model, history.epoch
-
-        try:
-            fitted(True)
-        except ZeroDivisionError:
-            assert Path(folder, "latest.weights.h5").exists() == (s.rank == 0)
-        else:
-            raise AssertionError("no error")
-        resumed, epochs = fitted(False)
-        assert epochs == [2] and not Path(folder, "latest.weights.h5").exists(), epochs
-    alone = compiled(network(1), True)
-    alone.fit(hk.shard(x, y, batch_size=30), epochs=3, verbose=0, callbacks=[hk.BroadcastVariables(), hk.LearningRateWarmup(epochs=3)])
-    s.same(resumed, alone)
-    for callback in (keras.callbacks.BackupAndRestore("there"), keras.callbacks.ReduceLROnPlateau()):
-        try:
-            hk.OnRank0(callback)
-        except InvalidArgument as error:
-            assert "all ranks must do alike; cure:" in str(error), error
-        else:
-            raise AssertionError("no error")
 
 
 if __name__ == "__main__":
