@@ -98,7 +98,8 @@ def test_a_rank_that_ends_early(ranks) -> None:
         if odd(world):
             world.close()
             return ""
-        with pytest.raises(PeerLost, match="rank 2 of 3 ended already; meanwhile ranks 0-1 in operation 0, allreduce") as caught:
+        # One of the two may not have begun when the other asks.
+        with pytest.raises(PeerLost, match=r"rank 2 of 3 ended already; meanwhile .*ranks? (0-1|0|1) in operation 0, allreduce") as caught:
             world.allreduce(np.ones(5))
         return str(caught.value)
 
