@@ -23,7 +23,7 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["hpcdl", "hpcdl.*"]), "hpcdl.jobs"],
     package_dir={"hpcdl.jobs": "jobs"},  # hpcdl.launch.templates finds them in any install
-    package_data={"hpcdl": ["py.typed"], "hpcdl.jobs": ["*.sbatch", "*.md"]},
+    package_data={"hpcdl": ["py.typed", "arrays/cuda/*", "codecs/cuda/*"], "hpcdl.jobs": ["*.sbatch", "*.md"]},
     install_requires=[
         "numpy>=2.0",
         "mpi4py>=4.1",

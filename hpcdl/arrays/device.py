@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -10,11 +13,19 @@ import cupy
 import numpy as np
 
 from .dtypes import BFLOAT16
+from .kernels import CAST, OPTIONS, source_of
 from .library import Array, Arrays, Event
 
 __all__ = ["DEVICE"]
 
-_FLOAT16_NAN = np.uint16(0x7E00)  # as on the host; the device's own cast makes 0x7fff
+_NULL = np.uint64(0)  # a pointer
+_CASTS = {
+    (np.dtype(np.float32), np.dtype(np.float16)): "float16_from_float32",
+    (np.dtype(np.float16), np.dtype(np.float32)): "float32_from_float16",
+    (np.dtype(np.float32), BFLOAT16): "bfloat16_from_float32",
+    (BFLOAT16, np.dtype(np.float32)): "float32_from_bfloat16",
+}
+_CAST_THREADS, _CAST_EACH = 256, 4
 
 
 class _Mark:
@@ -57,31 +68,29 @@ class _Device:
         return cupy.empty(n, dtype)
 
     def cast(self, source: Array, target: Array) -> None:
-        if target.dtype == BFLOAT16 != source.dtype:
-            cupy.copyto(target.view("u2"), _bfloat16_bits(source.astype("f4", copy=False).view("u4")), casting="unsafe")
-        elif source.dtype == BFLOAT16 != target.dtype:
-            cupy.copyto(target, (source.view("u2").astype("u4") << 16).view("f4"), casting="unsafe")
-        else:
+        kernel = _CASTS.get((source.dtype, target.dtype))
+        if kernel is None:
+            self._cast(source, target)
+        elif source.size:
+            blocks = -(-source.size // (_CAST_THREADS * _CAST_EACH))
+            self.launch(CAST, kernel, blocks, _CAST_THREADS, source, target, np.int64(source.size))
+
+    def _cast(self, source: Array, target: Array) -> None:
+        """The rarer ones: CuPy's own, but that it does not know bfloat16."""
+        if source.dtype == target.dtype or BFLOAT16 not in (source.dtype, target.dtype):
             cupy.copyto(target, source, casting="unsafe")
-            if target.dtype == np.float16 != source.dtype:
-                bits = target.view("u2")
-                cupy.copyto(bits, cupy.where(cupy.isnan(source), _FLOAT16_NAN, bits))
-
-    def round_to_int8(self, source: Array, target: Array) -> None:
-        cupy.copyto(target, cupy.nan_to_num(cupy.clip(cupy.rint(source), -128, 127)), casting="unsafe")
-
-    def peaks(self, rows: Array) -> Array:
-        return cupy.abs(rows).max(axis=1)
-
-    def largest(self, x: Array, k: int) -> Array:
-        order = cupy.argsort(0x7FFFFFFF - (x.view("u4") & 0x7FFFFFFF))  # stable: ties stay in the order of indices
-        return cupy.sort(order[:k]).astype("u4")
-
-    def all_between(self, rows: Array, low: float, high: float) -> bool:
-        return False
+        elif target.dtype == BFLOAT16:
+            self.cast(source.astype("f4"), target)
+        else:
+            between = cupy.empty(source.size, "f4")
+            self.cast(source, between)
+            cupy.copyto(target, between, casting="unsafe")
 
     def all_finite(self, x: Array) -> bool:
         return bool(cupy.isfinite(x).all().get())
+
+    def launch(self, files: Sequence[Path], name: str, blocks: int, threads: int, *args: Any) -> None:
+        _kernel(tuple(files), name)((blocks,), (threads,), tuple(_NULL if arg is None else arg for arg in args))
 
     def event(self) -> Event:
         return _Mark()
@@ -109,13 +118,15 @@ class _Device:
         return np.frombuffer(cupy.cuda.alloc_pinned_memory(max(nbytes, 1)), np.uint8, count=nbytes)
 
 
-def _bfloat16_bits(bits: Array) -> Array:
-    """The upper half of float32 `bits`, rounded to nearest, ties to even; NaN keeps its sign.
+@lru_cache(maxsize=256)
+def _kernel(files: tuple[Path, ...], name: str) -> Any:
+    """A compiled kernel; CuPy loads it into each device that it is called on."""
+    return _module(files).get_function(name)
 
-    Why not the device's own cast: its NaN is 0x7fff, the host's 0x7fc0, and wires must not depend on where they were made.
-    """
-    rounded = (bits + (0x7FFF + (bits >> 16 & 1))) >> 16
-    return cupy.where((bits & 0x7FFFFFFF) > 0x7F800000, bits >> 16 & 0x8000 | 0x7FC0, rounded)
+
+@lru_cache(maxsize=64)
+def _module(files: tuple[Path, ...]) -> Any:
+    return cupy.RawModule(code=source_of(files), options=OPTIONS)
 
 
 DEVICE: Arrays = _Device()

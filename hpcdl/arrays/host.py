@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from .dtypes import BFLOAT16
-from .library import Array, Arrays, Event
+from .library import Array, Event
 
 try:
     import numkong
 except ImportError:  # no wheel for this processor: NumPy's casts, slower and otherwise the same
     numkong = None  # type: ignore[assignment]
 
-__all__ = ["HOST"]
+__all__ = ["HOST", "Host"]
 
 _SAMPLE, _SPARE = 4096, 16  # enough of an array to know about where its k-th largest magnitude lies
 _ROW = 128  # short enough that BLAS does not start threads for it
@@ -53,8 +53,8 @@ def _square_sums(rows: Array) -> Array:
         return np.vecdot(rows, rows)
 
 
-class _Host:
-    """NumPy. Everything is final when the call returns."""
+class Host:
+    """NumPy. Everything is final when the call returns. Beside what all libraries offer: what codecs do on the host."""
 
     name = "numpy"
     xp: Any = np
@@ -73,6 +73,7 @@ class _Host:
             _keep_nans(source, target)
 
     def round_to_int8(self, source: Array, target: Array) -> None:
+        """target[:] = source, float32 to int8, to nearest, ties to even, saturating; NaN becomes 0."""
         if numkong is not None and source.size:
             numkong.astype(source, "int8", out=target)
         else:
@@ -80,10 +81,12 @@ class _Host:
                 np.copyto(target, np.nan_to_num(np.clip(np.rint(source), -128, 127)), casting="unsafe")
 
     def peaks(self, rows: Array) -> Array:
+        """Largest magnitude of each row of a float32 matrix (m, k) -> (m,); NaN where a row holds one."""
         # Magnitudes order as integers, NaN above all: one fast pass where max and min of floats take two slow ones.
         return (rows.view(np.uint32) & 0x7FFFFFFF).max(axis=1).view(np.float32)
 
     def largest(self, x: Array, k: int) -> Array:
+        """Where the k largest magnitudes of float32 `x` (n,) are, ascending: uint32 (k,). NaN counts as largest; ties: lowest index."""
         sizes = x.view(np.uint32) & 0x7FFFFFFF
         some = sizes[:: max(1, x.size // _SAMPLE)]
         rough = np.partition(some, place)[place] if (place := some.size - 2 * k * some.size // max(x.size, 1) - _SPARE) > 0 else 0
@@ -97,6 +100,7 @@ class _Host:
         return picked.astype(np.uint32)
 
     def all_between(self, rows: Array, low: float, high: float) -> bool:
+        """True only if each row's largest magnitude lies in [low, high]; may say False for one that does. One pass over `rows`."""
         # A row's sum of squares lies between peak^2 and k * peak^2: one pass at memory speed, where max and min take two slow ones.
         squares = _square_sums(rows)
         return bool(squares.min() >= low * low * rows.shape[1] and squares.max() <= high * high)
@@ -117,4 +121,4 @@ class _Host:
         return np.empty(nbytes, np.uint8)
 
 
-HOST: Arrays = _Host()
+HOST = Host()

@@ -32,25 +32,6 @@ class Arrays(Protocol):
         """target[:] = source, converted, ties to even, at the speed of memory."""
         ...
 
-    def round_to_int8(self, source: Array, target: Array) -> None:
-        """target[:] = source, float32 to int8, to nearest, ties to even, saturating; NaN becomes 0."""
-        ...
-
-    def peaks(self, rows: Array) -> Array:
-        """Largest magnitude of each row of a float32 matrix (m, k) -> (m,); NaN where a row holds one."""
-        ...
-
-    def largest(self, x: Array, k: int) -> Array:
-        """Where the k largest magnitudes of float32 `x` (n,) are, ascending: uint32 (k,). NaN counts as largest; ties: lowest index."""
-        ...
-
-    def all_between(self, rows: Array, low: float, high: float) -> bool:
-        """True only if each row's largest magnitude lies in [low, high]; may say False for one that does.
-
-        A cheap filter: one pass over `rows`. A device answers False without looking, since looking waits.
-        """
-        ...
-
     def all_finite(self, x: Array) -> bool:
         """Whether `x` holds neither NaN nor infinity. Waits for the device."""
         ...

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..arrays import BFLOAT16, Array, of
+from ..arrays import BFLOAT16, HOST, Array
+from .on_device import BlockKernels, block_kernels
 
 __all__ = ["BF16"]
 
@@ -14,11 +15,19 @@ class BF16:
     exact = False
     error = 2.0**-8
 
+    kernels = BlockKernels("bf16")
+
     def nbytes(self, n: int) -> int:
         return 2 * n
 
     def encode(self, x: Array, wire: Array) -> None:
-        of(x).cast(x, wire.view(BFLOAT16))
+        if (kernels := block_kernels(self, x)) is not None:
+            kernels.encode(x, wire)
+            return
+        HOST.cast(x, wire.view(BFLOAT16))
 
     def decode(self, wire: Array, out: Array) -> None:
-        of(out).cast(wire.view(BFLOAT16), out)
+        if (kernels := block_kernels(self, out)) is not None:
+            kernels.decode(wire, out)
+            return
+        HOST.cast(wire.view(BFLOAT16), out)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from ..arrays import Array, Arrays, of
+import numpy as np
+
+from ..arrays import HOST, Array
 from .base import BLOCK, blocks
+from .on_device import BlockKernels, block_kernels
 
 __all__ = ["FP16"]
 
@@ -24,55 +27,60 @@ class FP16:
     exact = False
     error = 2.0**-11
 
+    kernels = BlockKernels("fp16")
+
     def nbytes(self, n: int) -> int:
         return 2 * n + -(-n // BLOCK)
 
     def encode(self, x: Array, wire: Array) -> None:
-        library = of(x)
+        if (kernels := block_kernels(self, x)) is not None:
+            kernels.encode(x, wire)
+            return
         values, exponents = _parts(wire, x.size)
         for elements, rows, width in blocks(x.size):
             part = x[elements].reshape(-1, width)
-            if library.all_between(part, _LOW, _HIGH):
+            if HOST.all_between(part, _LOW, _HIGH):
                 exponents[rows] = 0
-                library.cast(x[elements], values[elements])
+                HOST.cast(x[elements], values[elements])
                 continue
-            chosen = _exponents(library, part)
+            chosen = _exponents(part)
             exponents[rows] = chosen
-            if library.on_host and 2 * int((odd := chosen != 0).sum()) < len(chosen):
-                library.cast(x[elements], values[elements])
-                scaled = (part[odd] * _powers(library, -chosen[odd])[:, None]).reshape(-1)
-                target = library.empty(scaled.size, "<f2")
-                library.cast(scaled, target)
+            if 2 * int((odd := chosen != 0).sum()) < len(chosen):
+                HOST.cast(x[elements], values[elements])
+                scaled = (part[odd] * _powers(-chosen[odd])[:, None]).reshape(-1)
+                target = HOST.empty(scaled.size, "<f2")
+                HOST.cast(scaled, target)
                 values[elements].reshape(-1, width)[odd] = target.reshape(-1, width)
             else:
-                scaled = part * _powers(library, -chosen)[:, None]
-                library.cast(scaled.reshape(-1), values[elements])
+                scaled = part * _powers(-chosen)[:, None]
+                HOST.cast(scaled.reshape(-1), values[elements])
 
     def decode(self, wire: Array, out: Array) -> None:
-        library = of(out)
+        if (kernels := block_kernels(self, out)) is not None:
+            kernels.decode(wire, out)
+            return
         values, exponents = _parts(wire, out.size)
-        library.cast(values, out)
-        if library.on_host and not exponents.any():
+        HOST.cast(values, out)
+        if not exponents.any():
             return
         for elements, rows, width in blocks(out.size):
             part = out[elements].reshape(-1, width)
-            library.xp.multiply(part, _powers(library, exponents[rows])[:, None], out=part)
+            np.multiply(part, _powers(exponents[rows])[:, None], out=part)
 
 
 def _parts(wire: Array, n: int) -> tuple[Array, Array]:
     return wire[: 2 * n].view("<f2"), wire[2 * n :].view("i1")
 
 
-def _exponents(library: Arrays, rows: Array) -> Array:
+def _exponents(rows: Array) -> Array:
     """The exponent of each row of (m, k) float32, as int8 (m,). Chosen from the peak alone, so that a GPU chooses the same."""
-    xp = library.xp
-    peaks = library.peaks(rows)
-    _, exponent = xp.frexp(peaks)  # peak = f * 2^exponent, f in [0.5, 1)
-    plain = ((peaks >= _LOW) & (peaks <= _HIGH)) | (peaks == 0) | ~xp.isfinite(peaks)
+    peaks = HOST.peaks(rows)
+    _, exponent = np.frexp(peaks)  # peak = f * 2^exponent, f in [0.5, 1)
+    plain = ((peaks >= _LOW) & (peaks <= _HIGH)) | (peaks == 0) | ~np.isfinite(peaks)
     # -127 is enough for the smallest subnormal: it becomes 2^-22, which float16 still holds exactly.
-    return xp.where(plain, 0, xp.maximum(exponent - _TOP, -127)).astype("i1")
+    return np.where(plain, 0, np.maximum(exponent - _TOP, -127)).astype("i1")
 
 
-def _powers(library: Arrays, exponents: Array) -> Array:
+def _powers(exponents: Array) -> Array:
     """2^e, exactly, as float32: (m,) from (m,)."""
-    return library.xp.ldexp(library.xp.float32(1), exponents.astype("i4"))
+    return np.ldexp(np.float32(1), exponents.astype("i4"))

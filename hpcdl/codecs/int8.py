@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..arrays import Array, of
+import numpy as np
+
+from ..arrays import HOST, Array
 from .base import BLOCK, blocks
+from .on_device import BlockKernels, block_kernels
 
 __all__ = ["Int8", "scale"]
 
@@ -26,35 +29,40 @@ class Int8:
     exact = False
     error = 1 / 254 * (1 + 2.0**-16)
 
+    kernels = BlockKernels("int8")
+
     def nbytes(self, n: int) -> int:
         return n + 4 * -(-n // BLOCK)
 
     def encode(self, x: Array, wire: Array) -> None:
+        if (kernels := block_kernels(self, x)) is not None:
+            kernels.encode(x, wire)
+            return
         for values, quotients in scale(x, wire):
-            of(x).round_to_int8(quotients, values)
+            HOST.round_to_int8(quotients, values)
 
     def decode(self, wire: Array, out: Array) -> None:
-        library = of(out)
+        if (kernels := block_kernels(self, out)) is not None:
+            kernels.decode(wire, out)
+            return
         scales, values = _parts(wire, out.size)
-        library.xp.copyto(out, values)
+        np.copyto(out, values)
         for elements, rows, width in blocks(out.size):
             part = out[elements].reshape(-1, width)
-            library.xp.multiply(part, scales[rows][:, None], out=part)
+            np.multiply(part, scales[rows][:, None], out=part)
 
 
 def scale(x: Array, wire: Array) -> Iterator[tuple[Array, Array]]:
     """Write the scales of `x` into `wire`; gives where rounded quotients x / s belong, and the quotients, part by part and in order."""
-    library = of(x)
-    xp = library.xp
     scales, values = _parts(wire, x.size)
     for elements, rows, width in blocks(x.size):
         part = x[elements].reshape(-1, width)
-        peaks = library.peaks(part)
-        chosen = xp.clip(peaks / xp.float32(_LEVELS), xp.float32(_SMALLEST), xp.float32(_LARGEST))
-        scales[rows] = xp.where(xp.isfinite(peaks), chosen, xp.float32("nan"))
+        peaks = HOST.peaks(part)
+        chosen = np.clip(peaks / np.float32(_LEVELS), np.float32(_SMALLEST), np.float32(_LARGEST))
+        scales[rows] = np.where(np.isfinite(peaks), chosen, np.float32("nan"))
         quotients = part / chosen[:, None]
-        if library.on_host and not xp.isfinite(chosen).all():
-            quotients[xp.isnan(chosen)] = 0  # what a cast makes of NaN differs between processors
+        if not np.isfinite(chosen).all():
+            quotients[np.isnan(chosen)] = 0  # what a cast makes of NaN differs between processors
         yield values[elements], quotients.reshape(-1)
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..arrays import Array, of
+import numpy as np
+
+from ..arrays import HOST, Array
 from . import noise
 from .int8 import Int8, scale
+from .on_device import BlockKernels, block_kernels
 
 __all__ = ["Int8Stochastic"]
 
@@ -39,18 +42,29 @@ class Int8Stochastic:
         """The same codec in another place."""
         return replace(self, step=step, rank=rank, element=element)
 
+    @property
+    def kernels(self) -> BlockKernels:
+        """Those of `int8`, which draw here."""
+        return BlockKernels("int8", self._stream, self.element, drawn=True)
+
+    @property
+    def _stream(self) -> int:
+        return noise.key(self.seed, self.step, self.rank)
+
     def nbytes(self, n: int) -> int:
         return _PLAIN.nbytes(n)
 
     def encode(self, x: Array, wire: Array) -> None:
-        library = of(x)
-        xp = library.xp
-        stream, element = noise.key(self.seed, self.step, self.rank), self.element
+        if (kernels := block_kernels(self, x)) is not None:
+            kernels.encode(x, wire)
+            return
+        stream, element = self._stream, self.element
         for values, quotients in scale(x, wire):
-            rounded = xp.floor(quotients)
-            chances = xp.subtract(quotients, rounded, out=quotients)
-            rounded += noise.uniform(xp, stream, element, chances.size) < chances
-            library.round_to_int8(rounded, values)
+            rounded = np.floor(quotients)
+            with np.errstate(invalid="ignore"):  # infinity less infinity: no chance, and it stays infinite
+                chances = np.subtract(quotients, rounded, out=quotients)
+            rounded += noise.uniform(np, stream, element, chances.size) < chances
+            HOST.round_to_int8(rounded, values)
             element += chances.size
 
     def decode(self, wire: Array, out: Array) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
-from ..arrays import Array, of
+import numpy as np
+
+from ..arrays import Array
 from .base import BLOCK, blocks
+from .on_device import BlockKernels, block_kernels
 
 __all__ = ["Sign"]
 
@@ -25,30 +28,36 @@ class Sign:
     exact = False
     error = 1.0
 
+    kernels: ClassVar = BlockKernels("sign")
+
     def nbytes(self, n: int) -> int:
         return 4 * -(-n // BLOCK) + 4 * -(-n // 32)
 
     def encode(self, x: Array, wire: Array) -> None:
-        xp = of(x).xp
+        if (kernels := block_kernels(self, x)) is not None:
+            kernels.encode(x, wire)
+            return
         scales, packed = _parts(wire, x.size)
         for elements, rows, width in blocks(x.size):
-            scales[rows] = _means(xp, x[elements].reshape(-1, width))
-        bits = xp.packbits(xp.signbit(x), bitorder="little")
+            scales[rows] = _means(x[elements].reshape(-1, width))
+        bits = np.packbits(np.signbit(x), bitorder="little")
         packed[: bits.size] = bits
         packed[bits.size :] = 0
 
     def decode(self, wire: Array, out: Array) -> None:
-        xp = of(out).xp
+        if (kernels := block_kernels(self, out)) is not None:
+            kernels.decode(wire, out)
+            return
         scales, packed = _parts(wire, out.size)
-        xp.copyto(out, xp.unpackbits(packed, bitorder="little")[: out.size])
-        xp.multiply(out, xp.float32(-2), out=out)
-        xp.add(out, xp.float32(1), out=out)
+        np.copyto(out, np.unpackbits(packed, bitorder="little")[: out.size])
+        np.multiply(out, np.float32(-2), out=out)
+        np.add(out, np.float32(1), out=out)
         for elements, rows, width in blocks(out.size):
             part = out[elements].reshape(-1, width)
-            xp.multiply(part, scales[rows][:, None], out=part)
+            np.multiply(part, scales[rows][:, None], out=part)
 
 
-def _means(xp: Any, rows: Array) -> Array:
+def _means(rows: Array) -> Array:
     """Mean magnitude of each row, (m, k) float32 -> (m,), summed by halves in float64, so that every machine and device gets the same."""
     width = rows.shape[1]
     sums, left = abs(rows).astype("f8"), width
@@ -57,7 +66,7 @@ def _means(xp: Any, rows: Array) -> Array:
         sums[:, : left - half] += sums[:, half:left]
         left = half
     means = (sums[:, 0] / width).astype("f4")
-    return xp.where(xp.isfinite(means), means, xp.float32("nan"))  # one NaN everywhere: wires do not depend on where they were made
+    return np.where(np.isfinite(means), means, np.float32("nan"))  # one NaN everywhere: wires do not depend on where they were made
 
 
 def _parts(wire: Array, n: int) -> tuple[Array, Array]:

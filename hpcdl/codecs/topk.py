@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..arrays import Array, of
+import numpy as np
+
+from ..arrays import HOST, Array, of
 from ..errors import InvalidArgument
+from . import topk_on_device as on_device
 
 __all__ = ["TopK"]
 
@@ -38,23 +41,34 @@ class TopK:
 
     def encode(self, x: Array, wire: Array) -> None:
         places, values = self._parts(wire, x.size)
-        places[:] = of(x).largest(x, places.size)
-        values[:] = x[places]
+        if isinstance(x, np.ndarray):
+            places[:] = HOST.largest(x, places.size)
+            values[:] = x[places]
+        else:
+            on_device.select(of(x), x, places, values)
 
     def decode(self, wire: Array, out: Array) -> None:
         out[:] = 0
         places, values = self._parts(wire, out.size)
-        out[places] = values
+        if isinstance(out, np.ndarray):
+            out[places] = values
+        else:
+            on_device.scatter(of(out), places, values, out, 0)
 
     def add(self, wire: Array, out: Array) -> None:
         """out += what `wire` holds, at a cost that goes with k; `out` may be float64."""
-        places, values = self._parts(wire, out.size)
-        out[places] = out[places] + values
+        self._change(wire, out, 1)
 
     def take_off(self, wire: Array, out: Array) -> None:
         """out -= what `wire` holds; exactly zero where float32 `out` is what was encoded."""
+        self._change(wire, out, -1)
+
+    def _change(self, wire: Array, out: Array, sign: int) -> None:
         places, values = self._parts(wire, out.size)
-        out[places] = out[places] - values
+        if isinstance(out, np.ndarray) or out.itemsize != 4:
+            out[places] = out[places] + values if sign > 0 else out[places] - values
+        else:
+            on_device.scatter(of(out), places, values, out, sign)
 
     def _count(self, n: int) -> int:
         return min(n, max(1, math.ceil(self.ratio * n)))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ..arrays import Array, Arrays, of
 from ..codecs import encoder
+from ..codecs.on_device import block_kernels
 from .layout import pieces
 from .pool import Scratch
 from .task import Task
@@ -28,6 +29,7 @@ class CodedChunks:
         self._task, self._bounds = task, bounds
         self._library = of(task.x)
         self._length = task.piece
+        self._kernels = block_kernels(task.codec, task.x)  # None on the host
         self._scratch = Scratch(task.pool)
         self._wires: dict[int, Array] = {}  # first element of a final piece -> its wire
         widest = min(self._length, max((bounds[c + 1] - bounds[c] for c in range(len(bounds) - 1)), default=0))
@@ -84,6 +86,9 @@ class CodedChunks:
             self._replace(*piece, wire)
 
     def _add(self, begin: int, end: int, wire: Array) -> None:
+        if self._kernels is not None and self._task.op.adds:
+            self._kernels.add(wire, self._task.x[begin:end])
+            return
         decoded = self._decoded[: end - begin]
         self._task.codec.decode(wire, decoded)
         self._task.op.combine(self._library, self._task.x[begin:end], decoded)
@@ -103,6 +108,11 @@ class CodedChunks:
         x = task.x[begin:end]
         scale = x.dtype.type(task.scale.value) if final and task.scale is not None else None
         residual = None if task.residual is None else task.residual[begin:end]
+        codec = encoder(task.codec, int(task.header[0]), task.transport.rank, begin)
+        if (kernels := block_kernels(codec, x)) is not None:
+            factor = None if scale is None else float(scale)
+            kernels.encode_with_feedback(x, residual, factor, final, wire)
+            return
         if residual is not None:
             xp.add(x, residual, out=residual)  # the residual now holds what should go out; below, what did go out is taken off
         source = x if residual is None else residual
@@ -111,7 +121,7 @@ class CodedChunks:
         if self._narrow is not None:
             self._library.cast(source, self._narrow[: end - begin])
             source = self._narrow[: end - begin]
-        encoder(task.codec, int(task.header[0]), task.transport.rank, begin).encode(source, wire)
+        codec.encode(source, wire)
         if final:
             self._replace(begin, end, wire)
         if residual is not None:

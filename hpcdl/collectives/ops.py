@@ -26,6 +26,11 @@ class Op:
     mpi: str | None  # the same operation of MPI, where results agree in all cases
     averages: bool = False
 
+    @property
+    def adds(self) -> bool:
+        """Whether two values become their sum."""
+        return self.ufunc == "add"
+
     def combine(self, library: Arrays, into: Array, other: Array) -> None:
         """into = into op other, element by element, in place."""
         getattr(library.xp, self.ufunc)(into, other, out=into)

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from ..arrays import Array
 from ..codecs import Codec
+from ..codecs.on_device import block_kernels
 from ..collectives import ring
 from ..collectives.execute import Body, execute
 from ..collectives.group import Group
@@ -101,12 +102,16 @@ class Gathered:
     def _add(self, wire: Array, out: Array, scratch: Array) -> None:
         if isinstance(self.codec, Sparse):
             self.codec.add(wire, out)
+        elif (kernels := block_kernels(self.codec, out)) is not None:
+            kernels.add(wire, out)
         else:
             out += self._decoded(wire, scratch[: out.size])
 
     def _take_off(self, wire: Array, out: Array, scratch: Array) -> None:
         if isinstance(self.codec, Sparse):
             self.codec.take_off(wire, out)
+        elif (kernels := block_kernels(self.codec, out)) is not None:
+            kernels.take_off(wire, out)
         else:
             out -= self._decoded(wire, scratch[: out.size])
 

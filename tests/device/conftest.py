@@ -3,9 +3,11 @@
 import sys
 
 import pytest
+from harness.parts import require
 
 import hpcdl.arrays
 from device.fake_cupy import Machine, build
+from device.fake_cupy.raw import why_no_compiler
 
 
 @pytest.fixture
@@ -17,6 +19,7 @@ def mode(request):
 @pytest.fixture
 def cupy(mode):
     """The double, as `import cupy` gives it. After the test: nothing was converted to the host implicitly."""
+    require("g++", why_no_compiler())
     with installed(Machine(deferred=mode == "deferred")) as module:
         yield module
     assert not module.machine.implicit, module.machine.implicit

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from harness.parts import require
 
 from device.conftest import installed
 from device.fake_cupy import Machine
@@ -14,8 +15,8 @@ from device.fake_cupy import Machine
 @pytest.fixture
 def both():
     """The double and the real one."""
-    if importlib.util.find_spec("cupy") is None:
-        pytest.skip("CuPy is not installed (pip install cupy-cuda12x; a GPU is not needed)")
+    missing = "" if importlib.util.find_spec("cupy") else "it is not installed (pip install '.[cuda12]'; a GPU is not needed)"
+    require("cupy", missing)
     import cupy as real
 
     with installed(Machine()) as double:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from . import cuda, kernels
+from . import cuda, kernels, raw
 from . import ndarray as arrays
 from .machine import Machine
 from .missing import Namespace
@@ -29,6 +29,7 @@ def build(machine: Machine) -> Namespace:
     contents: dict[str, Any] = {name: _ufunc(machine, getattr(np, name)) for name in UFUNCS}
     contents |= {name: getattr(np, name) for name in DTYPES} | {"nan": np.nan, "inf": np.inf, "newaxis": None}
     contents |= _creation(machine, array) | _functions(machine, array)
+    contents["RawModule"] = type("RawModule", (raw.RawModule,), {"machine": machine})
     module = Namespace("cupy", ndarray=array, cuda=below, machine=machine, is_available=lambda: True, **contents)
     module.__version__ = "14.0.0+double"
     return module

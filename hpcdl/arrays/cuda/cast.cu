@@ -1,0 +1,19 @@
+// Between float32 and the 16-bit floats, in one read and one write. floats.cuh comes before this file.
+
+constexpr int EACH = 4;  // elements of a thread, side by side, so that memory is read and written in long words
+
+template <class From, class To, class Cast> __device__ inline void cast(const From* from, To* to, i64 n, Cast convert) {
+    i64 begin = EACH * ((i64)blockIdx.x * blockDim.x + threadIdx.x);
+    From four[EACH];
+    for (int j = 0; j < EACH; j++) four[j] = begin + j < n ? from[begin + j] : From();
+    for (int j = 0; j < EACH; j++)
+        if (begin + j < n) to[begin + j] = convert(four[j]);
+}
+
+extern "C" __global__ void float16_from_float32(const float* from, u16* to, i64 n) { cast(from, to, n, half_bits); }
+
+extern "C" __global__ void float32_from_float16(const u16* from, float* to, i64 n) { cast(from, to, n, half_value); }
+
+extern "C" __global__ void bfloat16_from_float32(const float* from, u16* to, i64 n) { cast(from, to, n, bfloat16_bits); }
+
+extern "C" __global__ void float32_from_bfloat16(const u16* from, float* to, i64 n) { cast(from, to, n, bfloat16_value); }
