@@ -20,7 +20,7 @@ _MOST_BLOCKS = 1024  # that count together: more have more counts to add up than
 
 
 def select(library: Any, x: Array, places: Array, values: Array) -> None:
-    """Write where the k largest magnitudes of float32 `x` are, ascending (ties: the lowest): uint32 (k,); and what is there: float32 (k,)."""
+    """Write where the k largest magnitudes of float32 `x` are (uint32 (k,), ascending; ties: lowest) and what is there (float32 (k,))."""
     n, k = np.int64(x.size), np.uint32(places.size)
     if not k:
         return
