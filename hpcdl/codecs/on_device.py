@@ -23,7 +23,7 @@ _BLOCKS_AT_ONCE = _THREADS // 32 * 2  # of a codec, by one block of threads: see
 class BlockKernels:
     """The kernels of a codec whose blocks are encoded by themselves, from ``cuda/<file>.cu``: bit for bit what the codec does on the host.
 
-    All work is queued on the current stream; nothing waits. Arrays are contiguous and float32, wires are bytes.
+    All work is queued on the current stream; nothing waits. Arrays are contiguous and float32, wires are bytes. `file` may be a path, too.
     stream, first, drawn: where random bits come from, for a codec that draws some.
     """
 

@@ -40,6 +40,20 @@ def test_any_bits(cupy, name, n):
 
 
 @pytest.mark.parametrize("name", BLOCKWISE)
+def test_memory_that_is_not_aligned(cupy, name):
+    """A user's slice may begin anywhere: then nothing is read in longer words."""
+    codec, x = FORMATS[name], any_floats(700)
+    wire, out = np.empty(codec.nbytes(699), "u1"), np.zeros(700, "f4")
+    codec.encode(x[1:], wire)
+    codec.decode(wire, out[1:])
+    there, back = cupy.empty(wire.size + 4, "u1")[4:], cupy.zeros(700, "f4")
+    codec.encode(cupy.asarray(x)[1:], there)
+    codec.decode(there, back[1:])
+    assert there.get().tobytes() == wire.tobytes()
+    same(back.get(), out)
+
+
+@pytest.mark.parametrize("name", BLOCKWISE)
 def test_one_kernel_each_and_nobody_waits(cupy, name):
     codec, n = FORMATS[name], 3000
     x, old = any_floats(n), np.random.default_rng(1).normal(size=n).astype("f4")
@@ -135,6 +149,9 @@ def test_casts_of_all_bits(cupy, short):
     DEVICE.cast(cupy.asarray(x), back)
     with np.errstate(over="ignore"):
         same(back.get(), x.astype(short))
+    DEVICE.cast(cupy.asarray(x)[3:], back[1:-2])
+    with np.errstate(over="ignore"):
+        same(back[1:-2].get(), x[3:].astype(short))
     for dtype in ("f8", "i4"):  # by way of float32, where CuPy does not know the dtype
         value, there = np.arange(-5, 5).astype(dtype), cupy.empty(10, short)
         DEVICE.cast(cupy.asarray(value), there)

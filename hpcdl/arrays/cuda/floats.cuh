@@ -6,6 +6,12 @@ typedef unsigned int u32;
 typedef long long i64;
 typedef unsigned long long u64;
 
+constexpr int EACH = 4;  // elements of a thread, side by side
+template <class T> struct alignas(EACH * sizeof(T)) Four {  // is read and written at once
+    T of[EACH];
+};
+template <class T> __device__ inline bool whole_words(const T* x) { return (u64)x % sizeof(Four<T>) == 0; }
+
 __device__ inline u32 bits_of(float x) { return __float_as_uint(x); }
 __device__ inline float value_of(u32 bits) { return __uint_as_float(bits); }
 __device__ inline u32 magnitude(float x) { return bits_of(x) & 0x7fffffffu; }  // as integers they order as floats do, NaN above all

@@ -1,7 +1,7 @@
 // What every codec of blocks has in common. A warp takes a block of 128 elements at a time, four to a lane.
 // floats.cuh comes before this file, a codec's own file, which defines `Format`, after it, and then kernels.cuh, which makes it into kernels.
 
-constexpr int BLOCK = 128, LANES = 32, EACH = 4;
+constexpr int BLOCK = 128, LANES = 32;
 constexpr u32 ALL = 0xffffffffu;
 
 struct Chance {  // where random bits come from, for codecs that draw some: a stream, and the number of the first element in it

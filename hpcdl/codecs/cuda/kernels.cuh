@@ -7,11 +7,16 @@ template <class Work> __device__ inline void each_block(i64 n, Work work) {
     work(warp * AT_ONCE, (int)(threadIdx.x % LANES));
 }
 
+// Whether a lane's elements lie side by side, and may be read as one word.
+__device__ inline bool in_one_word(const float* row, Place at) {
+    return Format::Layout::element(0, 1) == 1 && at.width() == BLOCK && whole_words(row);
+}
+
 __device__ inline void load(const float* x, Place at, float* v) {
     const float* row = x + at.block * BLOCK;
-    if (at.width() == BLOCK && Format::Layout::element(0, 1) == 1 && (u64)row % 16 == 0) {
-        float4 four = ((const float4*)row)[at.lane];
-        v[0] = four.x, v[1] = four.y, v[2] = four.z, v[3] = four.w;
+    if (in_one_word(row, at)) {
+        Four<float> four = ((const Four<float>*)row)[at.lane];
+        for (int j = 0; j < EACH; j++) v[j] = four.of[j];
     } else {
         for (int j = 0; j < EACH; j++) {
             int i = Format::Layout::element(at.lane, j);
@@ -22,8 +27,8 @@ __device__ inline void load(const float* x, Place at, float* v) {
 
 __device__ inline void store(float* x, Place at, const float* v) {
     float* row = x + at.block * BLOCK;
-    if (at.width() == BLOCK && Format::Layout::element(0, 1) == 1 && (u64)row % 16 == 0) {
-        ((float4*)row)[at.lane] = make_float4(v[0], v[1], v[2], v[3]);
+    if (in_one_word(row, at)) {
+        ((Four<float>*)row)[at.lane] = Four<float>{{v[0], v[1], v[2], v[3]}};
     } else {
         for (int j = 0; j < EACH; j++) {
             int i = Format::Layout::element(at.lane, j);
@@ -36,8 +41,10 @@ __device__ inline void store(float* x, Place at, const float* v) {
 extern "C" __global__ void encode(const float* x, u8* wire, i64 n, u64 stream, u64 first, int drawn) {
     each_block(n, [&](i64 block, int lane) {
         float v[AT_ONCE][EACH];
+#pragma unroll
         for (int k = 0; k < AT_ONCE; k++)
             if (block + k < blocks_of(n)) load(x, Place{block + k, n, lane}, v[k]);
+#pragma unroll
         for (int k = 0; k < AT_ONCE; k++)
             if (block + k < blocks_of(n)) Format::encode(v[k], Place{block + k, n, lane}, wire, Chance{stream, first, drawn});
     });
@@ -49,12 +56,14 @@ extern "C" __global__ void encode_with_feedback(float* x, float* residual, float
                                                 u64 stream, u64 first, int drawn) {
     each_block(n, [&](i64 block, int lane) {
         float sums[AT_ONCE][EACH], lost[AT_ONCE][EACH];
+#pragma unroll
         for (int k = 0; k < AT_ONCE; k++)
             if (block + k < blocks_of(n)) {
                 Place at{block + k, n, lane};
                 load(x, at, sums[k]);
                 if (residual) load(residual, at, lost[k]);
             }
+#pragma unroll
         for (int k = 0; k < AT_ONCE; k++)
             if (block + k < blocks_of(n)) {
                 Place at{block + k, n, lane};
@@ -83,11 +92,13 @@ extern "C" __global__ void encode_with_feedback(float* x, float* residual, float
 extern "C" __global__ void decode(const u8* wire, float* out, i64 n, int how) {
     each_block(n, [&](i64 block, int lane) {
         float v[AT_ONCE][EACH], old[AT_ONCE][EACH];
+#pragma unroll
         for (int k = 0; k < AT_ONCE; k++)
             if (block + k < blocks_of(n)) {
                 Format::decode(wire, Place{block + k, n, lane}, v[k]);
                 if (how) load(out, Place{block + k, n, lane}, old[k]);
             }
+#pragma unroll
         for (int k = 0; k < AT_ONCE; k++)
             if (block + k < blocks_of(n)) {
                 for (int j = 0; j < EACH; j++)

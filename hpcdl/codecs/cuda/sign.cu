@@ -7,19 +7,19 @@ struct Format {
     __device__ static float mean(const float* v, int width) {
         double s[EACH];
         for (int j = 0; j < EACH; j++) s[j] = value_of(magnitude(v[j]));
+        if (width == BLOCK) {
+            double sum = (s[0] + s[2]) + (s[1] + s[3]);
+            for (int half = LANES / 2; half; half /= 2) sum += __shfl_xor_sync(ALL, sum, half);
+            return (float)(sum / BLOCK);
+        }
         for (int left = width, half; left > 1; left = half) {
             half = (left + 1) / 2;
-            // Element i + half is added to element i, for i < left - half.
-            if (left == 2 * half && half % LANES == 0) {
-                for (int j = 0; j < half / LANES; j++) s[j] += s[j + half / LANES];
-            } else {
-                halve(s, left, half);
-            }
+            halve(s, left, half);
         }
         return (float)(s[0] / width);
     }
 
-    // The same where halves are not whole rows of lanes.
+    // Element i + half is added to element i, for i < left - half. For the last block of an array, which may be a short one.
     __device__ static void halve(double* s, int left, int half) {
         double moved[EACH];
         int lane = threadIdx.x % LANES;

@@ -24,8 +24,6 @@ using std::min;
 #define __launch_bounds__(...)
 
 struct Index { unsigned x, y, z; };
-struct float4 { float x, y, z, w; };
-static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 namespace on_host {
 enum State { READY, AT_BARRIER, IN_WARP, ENDED };
