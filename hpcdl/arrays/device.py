@@ -26,22 +26,29 @@ _CASTS = {
     (BFLOAT16, np.dtype(np.float32)): "float32_from_bfloat16",
 }
 _CAST_THREADS, _CAST_EACH = 256, 4
+_AHEAD = -1  # priority of a stream whose small kernels go before the large ones of others: other ranks wait for what they make
 
 
 class _Mark:
     def __init__(self) -> None:
         self._event = cupy.cuda.Event(disable_timing=True)
+        self.again()
+
+    def again(self) -> None:
         self._event.record(cupy.cuda.get_current_stream())
 
     def done(self) -> bool:
         return bool(self._event.done)
 
+    def hold_back(self) -> None:
+        cupy.cuda.get_current_stream().wait_event(self._event)
+
 
 class _Queue:
-    """The device and stream that are current now; as a context, current again, in any thread. Both belong to a thread in CUDA."""
+    """A device and a stream of it; as a context, current, in any thread. Both belong to a thread in CUDA."""
 
-    def __init__(self) -> None:
-        self._device, self._stream = cupy.cuda.Device(), cupy.cuda.get_current_stream()
+    def __init__(self, stream: Any) -> None:
+        self._device, self._stream = cupy.cuda.Device(), stream
         self.key = self._device.id, self._stream  # the null stream is one object for all devices
 
     def __enter__(self) -> None:
@@ -92,11 +99,21 @@ class _Device:
     def launch(self, files: Sequence[Path], name: str, blocks: int, threads: int, *args: Any) -> None:
         _kernel(tuple(files), name)((blocks,), (threads,), tuple(_NULL if arg is None else arg for arg in args))
 
+    def note_finite(self, x: Array, flag: Array) -> None:
+        finite = (x.view("u2") & 0x7F80) != 0x7F80 if x.dtype == BFLOAT16 else cupy.isfinite(x)
+        finite.all(out=flag)
+
     def event(self) -> Event:
         return _Mark()
 
+    def mark(self) -> _Mark:
+        return _Mark()
+
     def queue(self) -> _Queue:
-        return _Queue()
+        return _Queue(cupy.cuda.get_current_stream())
+
+    def beside(self) -> _Queue:
+        return _Queue(cupy.cuda.Stream(non_blocking=True, priority=_AHEAD))
 
     def to_host(self, source: Array, target: Array) -> None:
         source.get(stream=cupy.cuda.get_current_stream(), out=target, blocking=False)

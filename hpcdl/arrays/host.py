@@ -108,6 +108,9 @@ class Host:
     def all_finite(self, x: Array) -> bool:
         return bool(np.isfinite(x).all())
 
+    def note_finite(self, x: Array, flag: Array) -> None:
+        flag[...] = self.all_finite(x)
+
     def event(self) -> Event:
         return _DONE
 

@@ -36,6 +36,10 @@ class Arrays(Protocol):
         """Whether `x` holds neither NaN nor infinity. Waits for the device."""
         ...
 
+    def note_finite(self, x: Array, flag: Array) -> None:
+        """flag[...] = whether `x` holds neither NaN nor infinity; `flag` is a bool of shape (). Does not wait for the device."""
+        ...
+
     def event(self) -> Event:
         """A mark behind all work queued so far on the current stream."""
         ...

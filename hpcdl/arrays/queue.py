@@ -6,7 +6,23 @@ from typing import Any, Protocol, runtime_checkable
 
 from .library import Arrays
 
-__all__ = ["HasQueue", "Queue", "queue_of"]
+__all__ = ["HasQueue", "Mark", "Queue", "join", "queue_of"]
+
+
+class Mark(Protocol):
+    """A place in a queue: behind all work that was there when it was set."""
+
+    def again(self) -> None:
+        """Set it again, in the queue that is current now, which is of the device that it was made on."""
+        ...
+
+    def done(self) -> bool:
+        """Whether the device has come so far. Never blocks."""
+        ...
+
+    def hold_back(self) -> None:
+        """Whatever is put into the current queue from now on begins once the device has come to this mark. The host does not wait."""
+        ...
 
 
 class Queue(Protocol):
@@ -27,7 +43,23 @@ class HasQueue(Protocol):
         """What is current in this thread now."""
         ...
 
+    def beside(self) -> Queue:
+        """A new queue of the current device, which has no order with any other but by marks."""
+        ...
+
+    def mark(self) -> Mark:
+        """A mark in the queue that is current now."""
+        ...
+
 
 def queue_of(library: Arrays) -> Queue | None:
     """The queue that is current now, or None where there are none."""
     return library.queue() if not library.on_host and isinstance(library, HasQueue) else None
+
+
+def join(library: HasQueue, queue: Queue) -> None:
+    """The current queue goes on behind all that is in `queue` now, without the host's waiting. Nothing to do where they are the same."""
+    if library.queue().key != queue.key:
+        with queue:
+            mark = library.mark()
+        mark.hold_back()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,12 +73,13 @@ def allreduce(
     name: str = "",
     after: Sequence[Operation] = (),
     given: Array | None = None,
+    begin: Callable[[], None] | None = None,
 ) -> Operation:
     """Reduce `x` in place over the group. `scale` replaces the mean's own factor, where several arrays share one.
 
     residual: what was lost before and is added now, like `x` in its work dtype; takes what is lost this time. after: operations that must
     have finished before this one takes memory or sends anything. given: an array of the shape and dtype of `x`, beside it, whose values
-    are reduced in place of those of `x`; it is read until the operation has finished, and stays as it was.
+    are reduced in place of those of `x`; it is read until the operation has finished, and stays as it was. begin: called when it begins.
     """
     feedback, weighted = residual is not None, weight is not None or scale is not None
     check_array(group, x, write=True)
@@ -94,6 +95,8 @@ def allreduce(
 
     def call(tag: int, header: Any) -> Body:
         yield from all_finished(after)
+        if begin is not None:
+            begin()
         library, pool = of(x), group.pool(of(x))
         flat = x.reshape(-1)
         work, elsewhere = flat, None

@@ -76,16 +76,25 @@ class Operation:
         return self.finished
 
     def wait(self, timeout: float | None = None) -> Any:
-        """Return the result when it is there.
+        """Return the result when it is there. On a device: what this thread queues from now on, in whichever stream, comes after it.
+
+        The host does not wait for the device, which may not have come so far yet.
 
         Raises WaitTimeout after `timeout` seconds (the operation goes on and can be waited for again), and CommunicationError, the same on
         every rank, where it can never finish.
         """
+        self.settle(timeout)
+        join = getattr(self._body, "join", None)  # of a body that keeps to a queue of its device
+        if join is not None:
+            join()
+        return self.result
+
+    def settle(self, timeout: float | None = None) -> None:
+        """`wait`, for a caller who puts what comes later behind it himself."""
         if not self.finished:
             self.group.engine.run_until(self, timeout)
         if self.error is not None:
             raise type(self.error)(*self.error.args)
-        return self.result
 
     def when_finished(self, action: Callable[[], None]) -> None:
         """Call `action` when the outcome is set, just before anybody sees it: on any thread, under the engine's lock. It must not raise."""

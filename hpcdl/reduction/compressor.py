@@ -34,6 +34,7 @@ class How:
     step: int  # counts the reducer's steps
     number: int  # of the bucket
     after: tuple[Operation, ...] = ()  # takes no memory and sends nothing before these have finished
+    begin: Callable[[], None] | None = None  # called when it begins
 
     @property
     def name(self) -> str:
@@ -123,6 +124,8 @@ def start(name: str, bucket: Bucket, group: Group, how: How, compress: Callable[
 
     def call(tag: int, header: Any) -> Body:
         yield from all_finished(how.after)
+        if how.begin is not None:
+            how.begin()
         library, pool = of(flat), group.pool(of(flat))
         target = flat
         if work != flat.dtype:

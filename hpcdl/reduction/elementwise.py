@@ -51,4 +51,5 @@ class Elementwise:
             residual=bucket.residual,
             name=how.name,
             after=how.after,
+            begin=how.begin,
         )

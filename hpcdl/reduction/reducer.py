@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from ..arrays import HOST, Array, of
 from ..codecs import Codec
@@ -14,11 +12,13 @@ from ..collectives import calls, moves
 from ..collectives.collective import check_name
 from ..collectives.ops import by_name as op_by_name
 from ..errors import InvalidArgument
+from .aside import beside, settle
 from .bucket import Bucket, known, layout, storage
 from .compressor import Compressor, How
 from .compressors import by_name as compressor_by_name
 from .compressors import check
 from .elementwise import Elementwise
+from .finite import Finite
 from .memory import Memory, measure
 from .state import kept_of, residuals_of, shared_out, take_kept, take_residuals
 from .step import Step
@@ -95,10 +95,13 @@ class Reducer:
             held = [bucket.residual for bucket in self._buckets]
             self.residuals = [held[self._home[i]][cuts[i]].reshape(sizes[i]) for i in range(len(sizes))]  # type: ignore[index]
         self._library = library
-        self._check_finite, self._in_flight, self._steps = check_finite, in_flight, 0
+        self._in_flight, self._steps = in_flight, 0
         self._late_weights: bool | None = None  # whether wait() brings weights; None before the first wait
         self.seconds_waiting = 0.0
-        self._step = Step()
+        self._step = Step(self._group.place, self.op)
+        self._aside = beside(library, min(in_flight, max(1, len(self._buckets))))
+        self._finite = Finite(library, self.views) if check_finite else None
+        settle(library, self._group.engine)  # the zeros are there, whichever stream writes to the views first
 
     def begin(self, weight: float | None, total: float | None = None) -> None:
         """Announce this step's weight, before the first `ready`. 0: this rank has no data, and its views count for nothing.
@@ -107,15 +110,7 @@ class Reducer:
         """
         if any(bucket.ready for bucket in self._buckets):
             raise InvalidArgument(f"{self._group.place}: begin() comes before the first ready() of a step")
-        if weight is None:
-            self._step.alike = True
-        else:
-            self._step.weight = self._checked(weight)
-            if total is not None and self.op.averages:
-                if not self._checked(total) >= weight:
-                    raise InvalidArgument(f"{self._group.place}: the weight {weight:g} is more than that of all ranks together, {total:g}")
-                self._step.scale = calls.Constant(1 / total if total else 0.0)
-        self._step.announced = True
+        self._step.announce(weight, total)
 
     def ready(self, i: int) -> None:
         """The gradient in ``views[i]`` is complete; it must not be touched until `wait` has returned."""
@@ -126,6 +121,7 @@ class Reducer:
             why = "all were flushed already" if self._step.flushed else "it was ready already"
             raise InvalidArgument(f"{self._group.place}: {self.names[i]} became ready twice in a step ({why}); wait() ends a step")
         bucket.ready.add(i)
+        self._aside.note(self._home[i])
         if self._step.announced or self._late_weights is False:
             self._start_full()
 
@@ -134,9 +130,12 @@ class Reducer:
         if self._step.flushed:
             return
         self._step.flushed = True
-        for bucket in self._buckets:
-            for i in bucket.members - bucket.ready:
+        for number, bucket in enumerate(self._buckets):
+            missing = bucket.members - bucket.ready
+            for i in missing:
                 self.views[i][...] = 0
+            if missing:
+                self._aside.note(number)
             bucket.ready |= bucket.members
         self._start_full()
 
@@ -154,11 +153,13 @@ class Reducer:
                     self.ready(i)
                 self.flush()
                 for operation in filter(None, self._step.running):
-                    operation.wait()
-                if self._check_finite:
-                    self._step.raise_non_finite(self._group, self.names)
+                    operation.settle()
+                if self._finite is not None:
+                    with self._aside.after_all():
+                        self._finite.check(self._group, self.names)
         finally:
             if self._step.flushed:
+                self._aside.join()
                 self._reset()
             self.seconds_waiting += time.perf_counter() - begun
 
@@ -201,45 +202,44 @@ class Reducer:
     def _take_weight(self, weight: float | None) -> None:
         step = self._step
         if weight is not None:
-            weight = self._checked(weight)
-            if (step.running or step.announced) and weight != step.weight:
-                raise InvalidArgument(
-                    f"{self._group.place}: wait(weight={weight:g}) after buckets were reduced with weight {step.weight:g}; call "
-                    f"begin({weight:g}) before the first ready(), or give wait() a weight from the first step on"
-                )
-            step.weight = weight
+            step.take(weight)
         if not step.announced and step.weight and self.views and not step.flushed and not any(b.ready for b in self._buckets):
             cure = "call ready(i) for each gradient that you wrote, or wait(weight=0) on a rank without data"
             raise InvalidArgument(f"{self._group.place}: wait() before any gradient was ready; {cure}")
         if not step.announced:
             self._late_weights = weight is not None or bool(self._late_weights)
 
-    def _checked(self, weight: float) -> float:
-        if not self.op.averages and weight != 1:
-            raise InvalidArgument(f"{self._group.place}: a weight is for op='mean', not {self.op.name!r}")
-        if not (np.isfinite(weight) and weight >= 0):
-            raise InvalidArgument(f"{self._group.place}: weight must be finite and not negative, got {weight}")
-        return float(weight)
-
     def _start_full(self) -> None:
         """Start the buckets whose turn it is: index order, the same on every rank."""
         while len(self._step.running) < len(self._buckets) and self._buckets[len(self._step.running)].full():
             number = len(self._step.running)
             bucket = self._buckets[number]
-            if self._check_finite:
-                self._step.note_non_finite(bucket.members, self.views, self._library)
             weighted = self.op.averages and not self._step.alike
             if weighted and self._step.scale is None:
                 self._step.scale = calls.weight_sum(self._group, self._step.weight)
             weight = self._step.weight if weighted else None
             last = number - self._in_flight + 1  # those before have finished, and so all begin in index order: MPI's own calls need that
             after = tuple(filter(None, self._step.running[max(0, last - self._in_flight) : max(0, last)]))
-            how = How(self.op, self.collective, weight, self._step.scale, self._steps, number, after)
+            how = How(
+                self.op,
+                self.collective,
+                weight,
+                self._step.scale,
+                self._steps,
+                number,
+                after,
+                self._aside.begin(number, self._look_at(bucket)),
+            )
             now = self._step.hurry and isinstance(self.compressor, Elementwise) and self.compressor.reduce_now(bucket, self._group, how)
-            self._step.running.append(None if now else self.compressor.reduce(bucket, self._group, how))
+            with self._aside.within(number):
+                self._step.running.append(None if now else self.compressor.reduce(bucket, self._group, how))
+
+    def _look_at(self, bucket: Bucket) -> Callable[[], None]:
+        counts = self._step.weight != 0
+        return lambda: None if self._finite is None else self._finite.note(bucket.members, counts)
 
     def _reset(self) -> None:
-        self._step = Step()
+        self._step = Step(self._group.place, self.op)
         self._steps += 1
         for bucket in self._buckets:
             bucket.ready.clear()

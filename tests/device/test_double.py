@@ -103,9 +103,37 @@ def test_the_record_of_a_stream(cupy):
         x.fill(3)
         x.get(blocking=False, stream=stream, out=np.frombuffer(cupy.cuda.alloc_pinned_memory(16), "f4", count=4))
         stream.record()
-    assert [record.kind for record in cupy.machine.log if record.stream == stream.ptr] == ["kernel", "to host", "event"]
+    assert [record.kind for record in cupy.machine.log if record.stream == stream.ptr] == ["malloc", "kernel", "to host", "event"]
     stream.synchronize()
     assert len(cupy.machine.waits) == 1
+
+
+def test_memory_goes_to_the_next_who_asks_in_its_stream(cupy):
+    one, other = cupy.cuda.Stream(non_blocking=True), cupy.cuda.Stream(non_blocking=True)
+    with one:
+        x = cupy.ones(4, "f4")
+        made = one.record()
+    with other:
+        other.wait_event(made)
+        seen = x + 0
+    one.synchronize()
+    with one:
+        del x  # the other stream has not read it yet
+        cupy.empty(4, "f4")
+        one.synchronize()
+    with other:
+        assert seen.get()[0] != 1
+    assert [record.stream for record in cupy.machine.log if record.kind == "malloc"] == [one.ptr, other.ptr]
+
+
+def test_memory_runs_out(cupy):
+    cupy.machine.memory.limit[0] = 2048
+    kept = cupy.empty(1024, "u1")
+    del kept
+    with pytest.raises(cupy.cuda.memory.OutOfMemoryError, match=r"allocating 4,096 bytes .allocated so far: 0 bytes, limit set to: 2,048"):
+        cupy.empty(4096, "u1")
+    cupy.empty(2048, "u1")
+    assert [record.kind for record in cupy.machine.log] == ["malloc", "free", "malloc"]
 
 
 def test_it_leaves_no_trace():

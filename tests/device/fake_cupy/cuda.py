@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .machine import Machine, Queue
+from .memory import OutOfMemoryError
 from .missing import Namespace
 
 
@@ -170,11 +171,13 @@ def build(machine: Machine) -> Namespace:
     def alloc_pinned_memory(size: int) -> Any:
         return machine.pinned(size)
 
+    memory = Namespace("cupy.cuda.memory", OutOfMemoryError=OutOfMemoryError)
     runtime = Namespace("cupy.cuda.runtime", getDeviceCount=lambda: machine.devices, getDevice=lambda: machine.device)
     return Namespace(
         "cupy.cuda",
         **bound,
         runtime=runtime,
+        memory=memory,
         get_current_stream=lambda device_id=-1: get_current_stream(machine, device_id),
         alloc_pinned_memory=alloc_pinned_memory,
     )

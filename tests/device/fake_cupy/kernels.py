@@ -9,7 +9,8 @@ import ml_dtypes
 import numpy as np
 
 from .cuda import get_current_stream
-from .machine import POISON, Machine
+from .machine import Machine
+from .memory import POISON
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 #: The bits of a NaN that a GPU's arithmetic or conversion makes, whatever went in (PTX ISA: canonical NaN).
@@ -52,13 +53,13 @@ def launch(machine: Machine, name: str, function: Callable[..., Any], *args: Any
     many = isinstance(shadow, tuple)
     shadows = [np.asarray(value) for value in (shadow if many else (shadow,))]
     results = _results(machine, name, shadows, out)
-    memory = [arg._memory if is_array(arg) else arg for arg in args]
+    memory, targets = [arg._memory if is_array(arg) else arg for arg in args], [result._memory for result in results]
 
     def work() -> None:
         with np.errstate(all="ignore"):
             values = function(*memory)
-        for value, result in zip(values if many else (values,), results, strict=True):
-            _store(result._memory, np.asarray(value), exact)
+        for value, target in zip(values if many else (values,), targets, strict=True):
+            _store(target, np.asarray(value), exact)
 
     submit(machine, "kernel", name, work)
     return tuple(results) if many else results[0]
@@ -78,7 +79,8 @@ def copy(machine: Machine, target: Any, source: Any, name: str, casting: Any = "
     np.broadcast_shapes(np.shape(value), target.shape)
     if is_array(source) and not np.can_cast(source.dtype, target.dtype, casting):
         raise TypeError(f"Cannot cast {source.dtype} to {target.dtype} in {casting} casting mode")
-    submit(machine, "kernel", name, lambda: _store(target._memory, np.asarray(value), exact=True))
+    there = target._memory  # not the array: what is queued does not keep it alive
+    submit(machine, "kernel", name, lambda: _store(there, np.asarray(value), exact=True))
 
 
 def scatter(machine: Machine, target: Any, index: tuple[Any, ...], value: Any) -> None:
@@ -87,7 +89,8 @@ def scatter(machine: Machine, target: Any, index: tuple[Any, ...], value: Any) -
     check(machine, "setitem", value)
     where = tuple(part._memory if is_array(part) else part for part in index)
     what = value._memory if is_array(value) else value
-    submit(machine, "kernel", "scatter", lambda: target._memory.__setitem__(where, what))
+    there = target._memory
+    submit(machine, "kernel", "scatter", lambda: there.__setitem__(where, what))
 
 
 def to_host(machine: Machine, source: Any, stream: Any, out: Any, blocking: bool) -> np.ndarray[Any, Any]:
@@ -143,8 +146,8 @@ def to_device(machine: Machine, source: np.ndarray[Any, Any], target: Any, strea
 
 def upload(machine: Machine, source: np.ndarray[Any, Any], target: Any) -> None:
     """What cupy.asarray does with a NumPy array: through pinned memory of its own, without waiting."""
-    value = source.copy()
-    submit(machine, "to device", "asarray", lambda: np.copyto(target._memory, value))
+    value, there = source.copy(), target._memory
+    submit(machine, "to device", "asarray", lambda: np.copyto(there, value))
 
 
 def submit(machine: Machine, kind: str, name: str, work: Callable[[], None], stream: Any = None) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-POISON = 0xA5  # as float32 -2.9e-16, as int8 -91: nothing that a test expects
+from .memory import POISON, Memory
 
 
 class ImplicitConversion(TypeError):
@@ -23,7 +23,7 @@ class Record(NamedTuple):
 
     device: int
     stream: int
-    kind: str  # kernel, to host, to device, event, wait event
+    kind: str  # kernel, to host, to device, event, wait event; malloc and free: the pool has asked the device itself, which waits
     name: str
     thread: str
 
@@ -61,6 +61,7 @@ class Machine:
         self.device_type: Any = None
         self._queues: dict[tuple[int, int], Queue] = {(device, 0): Queue(device, 0, True) for device in range(devices)}
         self._streams = 0
+        self.memory = Memory(self)
         self._pinned: dict[int, np.ndarray[Any, Any]] = {}  # address -> block, those in use
         self._free: dict[int, list[np.ndarray[Any, Any]]] = {}
         self._local = threading.local()
@@ -105,12 +106,24 @@ class Machine:
             if queue.blocking:
                 others = [other for other in self._queues.values() if other.device == queue.device and other.blocking]
                 needs = [(other, other.submitted) for other in others if other is not queue and 0 in (stream, other.stream)]
-            self.log.append(Record(queue.device, stream, kind, name, threading.current_thread().name))
+            self.note(queue.device, stream, kind, name)
             queue.items.append((work, needs))
             queue.submitted += 1
             if not self.deferred:
                 queue.run(queue.submitted)
             return queue, queue.submitted
+
+    def note(self, device: int, stream: int, kind: str, name: str) -> None:
+        """Put it into the record."""
+        self.log.append(Record(device, stream, kind, name, threading.current_thread().name))
+
+    def later(self, device: int, stream: int, work: Callable[[], None]) -> None:
+        """Have `work` done when the stream has come so far: nothing that the program has asked for."""
+        queue = self.queue(device, stream)
+        queue.items.append((work, []))
+        queue.submitted += 1
+        if not self.deferred:
+            queue.run(queue.submitted)
 
     def wait(self, queue: Queue, number: int, why: str) -> None:
         """The host waits for item `number`."""

@@ -70,7 +70,8 @@ def _creation(machine: Machine, array: Any) -> dict[str, Any]:
         value = np.arange(start, dtype=dtype) if stop is None else np.arange(start, stop, step, dtype)
         new = array(value.shape, value.dtype)
         submit = kernels.submit
-        submit(machine, "kernel", "arange", lambda: np.copyto(new._memory, value))
+        there = new._memory
+        submit(machine, "kernel", "arange", lambda: np.copyto(there, value))
         return new
 
     def asarray(a: Any, dtype: Any = None, order: Any = None, *, copy: Any = None, blocking: bool = False) -> Any:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from . import kernels
-from .machine import POISON, Machine
+from .cuda import get_current_stream
+from .machine import Machine
+from .memory import POISON
 from .missing import lacks
 
 _REFUSED = ("__bool__", "__float__", "__int__", "__index__", "__complex__", "__bytes__", "__array_ufunc__", "__array_function__")
@@ -26,6 +28,7 @@ class ndarray:  # noqa: N801  (CuPy's name)
     def __init__(self, shape: Any, dtype: Any = float) -> None:
         self._memory = np.empty(shape, dtype)
         self._memory.reshape(-1).view("u1")[...] = POISON
+        self.machine.memory.allocate(self, self._memory, get_current_stream(self.machine).ptr)
         self.base: ndarray | None = None
         self._device_id = self.machine.device
 
