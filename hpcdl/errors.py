@@ -5,6 +5,7 @@
     │   └── UnknownName                           a name that no registry knows; lists the known ones
     ├── DataError            (also ValueError)    a file is broken: truncated, wrong magic, sizes that lie
     ├── NonFinite            (also ArithmeticError)  NaN or infinity where `check_finite` was asked for
+    ├── OutOfMemory          (also MemoryError)   a device has no room for the smallest buckets; the same text on every rank
     ├── LaunchError                               no launcher, a wrong one, or N worlds of one rank
     ├── WaitTimeout          (also TimeoutError)  `wait(timeout=…)` ran out; the operation goes on
     └── CommunicationError                        the same text on every rank of the world
@@ -29,6 +30,7 @@ __all__ = [
     "LaunchError",
     "Mismatch",
     "NonFinite",
+    "OutOfMemory",
     "PeerLost",
     "Stalled",
     "UnknownName",
@@ -57,6 +59,10 @@ class DataError(HpcdlError, ValueError):
 
 class NonFinite(HpcdlError, ArithmeticError):
     """NaN or infinity in a value that was to be checked."""
+
+
+class OutOfMemory(HpcdlError, MemoryError):
+    """A device has no room for what is needed at least."""
 
 
 class LaunchError(HpcdlError):

@@ -20,6 +20,10 @@ _MOST_MARKS = 16  # that are kept for a bucket from step to step
 class Aside(Protocol):
     """The order between the caller's work and that on buckets, which are known by their numbers."""
 
+    def reserve(self, bucket: int, nbytes: int) -> None:
+        """See that `bucket` will find so much memory for its wires. Raises MemoryError."""
+        ...
+
     def note(self, bucket: int) -> None:
         """What the caller has queued so far, in the stream that is current now, makes a part of `bucket` complete."""
         ...
@@ -45,6 +49,9 @@ class Aside(Protocol):
 
 class _Here:
     """The host: work is done when a call returns."""
+
+    def reserve(self, bucket: int, nbytes: int) -> None:
+        pass
 
     def note(self, bucket: int) -> None:
         pass
@@ -72,10 +79,14 @@ class _Streams:
     Why a mark for each stream of the caller's: gradients of one bucket may come from several, and from several threads.
     """
 
-    def __init__(self, library: HasQueue, in_flight: int) -> None:
-        self._library = library
-        self._queues = [library.beside() for _ in range(in_flight)]
+    def __init__(self, library: HasQueue, arrays: Arrays, in_flight: int) -> None:
+        self._library, self._arrays, self._in_flight = library, arrays, in_flight
+        self._queues: dict[int, Queue] = {}
         self._marks: dict[int, dict[Any, Mark]] = {}  # by bucket, and by the stream in which they are
+
+    def reserve(self, bucket: int, nbytes: int) -> None:
+        with self.within(bucket):
+            self._arrays.empty(nbytes, "u1")  # given back at once: the library keeps it for this stream
 
     def note(self, bucket: int) -> None:
         marks, key = self._marks.setdefault(bucket, {}), self._library.queue().key
@@ -85,7 +96,10 @@ class _Streams:
             marks[key] = self._library.mark()
 
     def within(self, bucket: int) -> Queue:
-        return self._queues[bucket % len(self._queues)]
+        number = bucket % self._in_flight
+        if number not in self._queues:
+            self._queues[number] = self._library.beside()
+        return self._queues[number]
 
     def begin(self, bucket: int, first: Callable[[], None]) -> Callable[[], None] | None:
         def begin() -> None:
@@ -97,13 +111,13 @@ class _Streams:
 
     @contextmanager
     def after_all(self) -> Iterator[None]:
-        with self._queues[0]:
-            for queue in self._queues[1:]:
+        with self.within(0):
+            for queue in self._queues.values():
                 join(self._library, queue)
             yield
 
     def join(self) -> None:
-        for queue in self._queues:
+        for queue in self._queues.values():
             join(self._library, queue)
         for marks in self._marks.values():
             if len(marks) > _MOST_MARKS:  # of streams that come and go
@@ -112,7 +126,7 @@ class _Streams:
 
 def beside(library: Arrays, in_flight: int) -> Aside:
     """Where buckets of `library` are reduced, of which `in_flight` are under way at a time, in the order of their numbers."""
-    return _Streams(library, in_flight) if isinstance(library, HasQueue) else _Here()
+    return _Streams(library, library, in_flight) if isinstance(library, HasQueue) else _Here()
 
 
 def settle(library: Arrays, engine: Engine) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
-from ..arrays import HOST, Array, Arrays, accumulator, dtype_of
+from ..arrays import Array, Arrays, accumulator, dtype_of
 from ..codecs import BLOCK
 from ..collectives import moves
 from ..collectives.group import Group
@@ -65,12 +65,9 @@ def layout(shapes: Sequence[Shape], dtypes: Sequence[Any], bucket_bytes: int) ->
     return sorted(done, key=lambda bucket: -max(bucket.offsets))
 
 
-def storage(library: Arrays, group: Group, plans: Sequence[Layout]) -> list[Array]:
-    """Zeroed memory for each of `plans`; on the host in one piece that a node's ranks share: they read where backward writes."""
+def storage(group: Group, plans: Sequence[Layout]) -> list[Array]:
+    """Zeroed host memory for each of `plans`, in one piece that a node's ranks share: they read where backward writes."""
     agreement = f", buckets of {[(plan.size, str(plan.dtype)) for plan in plans]}"
-    if library is not HOST:
-        moves.barrier(group, agreement).wait()
-        return [library.xp.zeros(plan.size, plan.dtype) for plan in plans]
     begins = [0, *accumulate(-(-plan.size * plan.dtype.itemsize // _PAGE) * _PAGE for plan in plans)]
     memory = moves.buffer(group, begins[-1], "uint8", agreement)
     return [memory[begin : begin + plan.size * plan.dtype.itemsize].view(plan.dtype) for begin, plan in zip(begins, plans, strict=False)]

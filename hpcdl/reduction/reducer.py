@@ -13,13 +13,14 @@ from ..collectives.collective import check_name
 from ..collectives.ops import by_name as op_by_name
 from ..errors import InvalidArgument
 from .aside import beside, settle
-from .bucket import Bucket, known, layout, storage
+from .bucket import Bucket, known
 from .compressor import Compressor, How
 from .compressors import by_name as compressor_by_name
 from .compressors import check
 from .elementwise import Elementwise
 from .finite import Finite
 from .memory import Memory, measure
+from .room import allocate
 from .state import kept_of, residuals_of, shared_out, take_kept, take_residuals
 from .step import Step
 
@@ -49,6 +50,10 @@ class Reducer:
     are under way at most; the next one starts, in index order, when one has finished. names: of the parameters, for errors. check_finite:
     raise NonFinite on every rank when a gradient holds NaN or infinity on any. like: an array whose library (NumPy, CuPy) the views shall
     have. Memory (`memory` tells): one array the size of all gradients, one more with error feedback, and the wires of `in_flight` buckets.
+
+    On a device buckets are reduced in streams of their own, in order with the caller's by events: those that are current in `ready` come
+    before, the one that is current in `wait` goes on behind. Nothing waits for the device, but for check_finite, once, in `wait`. Where a
+    device has no room for the wires of such buckets, all ranks take smaller ones and warn; OutOfMemory if that does not help.
     """
 
     def __init__(
@@ -84,9 +89,9 @@ class Reducer:
         ).wait()
 
         library = HOST if like is None else of(like)
-        plans = layout(sizes, dtypes, bucket_bytes)
-        flats = storage(library, self._group, plans)
-        self._buckets = [Bucket.allocate(library, plan, flat, error_feedback) for plan, flat in zip(plans, flats, strict=True)]
+        self._aside = beside(library, in_flight)
+        self._buckets = allocate(library, self._group, self._aside, self.compressor, (sizes, dtypes, bucket_bytes, error_feedback))
+        plans = [bucket.layout for bucket in self._buckets]
         self._home = {index: number for number, plan in enumerate(plans) for index in plan.offsets}
         cuts = {i: plan.cut(i) for plan in plans for i in plan.offsets}
         self.views: tuple[Array, ...] = tuple(self._buckets[self._home[i]].flat[cuts[i]].reshape(sizes[i]) for i in range(len(sizes)))
@@ -99,7 +104,6 @@ class Reducer:
         self._late_weights: bool | None = None  # whether wait() brings weights; None before the first wait
         self.seconds_waiting = 0.0
         self._step = Step(self._group.place, self.op)
-        self._aside = beside(library, min(in_flight, max(1, len(self._buckets))))
         self._finite = Finite(library, self.views) if check_finite else None
         settle(library, self._group.engine)  # the zeros are there, whichever stream writes to the views first
 

@@ -1,0 +1,74 @@
+"""A device without room for the buckets that were asked for: smaller ones on all ranks, or the same error on all."""
+
+import warnings
+
+import pytest
+
+from device.places import own_stream
+from device.test_overlap import SHAPES, write
+from hpcdl.errors import OutOfMemory
+from hpcdl.reduction.reducer import Reducer
+
+LARGE = [(40_064,)] * 8  # whole blocks
+BYTES = sum(4 * n for (n,) in LARGE)
+
+
+def made(world, cupy, limit, rank=1, **how):
+    """A reducer while the device of `rank` has room for `limit` bytes; with what was said."""
+    if world.rank == rank:
+        cupy.machine.memory.limit[world.rank] = limit
+    world.barrier()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        return Reducer(world, LARGE, like=cupy.empty(0), bucket_bytes=BYTES, **how), [str(each.message) for each in said]
+
+
+@pytest.mark.ways("mpi")  # warnings are caught for a whole process
+@pytest.mark.parametrize("how", [{}, {"codec": "fp16", "error_feedback": True}, {"codec": "topk:ratio=0.5"}, {"dtype": "float16"}], ids=str)
+def test_smaller_buckets_on_all_ranks(ranks, cupy, how):
+    def body(world):
+        nbytes = BYTES // 2 if "dtype" in how else BYTES
+        feedback = BYTES if "error_feedback" in how or "topk" in str(how) else 0
+        with own_stream(cupy, world):
+            reducer, said = made(world, cupy, nbytes + feedback + BYTES * 3 // 2, **how)
+            assert len(reducer._buckets) > 1
+            assert len(said) == (world.rank == 1), said
+            if said:
+                assert f"rank 1 of {world.size}: no room on its device for gradient buckets of {nbytes:,} bytes" in said[0]
+            reducer.begin(1)
+            for i, view in enumerate(reducer.views):
+                view[...] = world.rank + i
+                reducer.ready(i)
+            reducer.wait()
+            world.barrier()
+            if how.get("codec") != "topk:ratio=0.5":
+                for i, view in enumerate(reducer.views):
+                    assert (view.get() == i + (world.size - 1) / 2).all()
+
+    ranks(2, body)
+
+
+def test_no_room_at_all_is_an_error_on_every_rank(ranks, cupy):
+    def body(world):
+        with own_stream(cupy, world), pytest.raises(OutOfMemory, match=r"rank 1 of 2: no room on the device for the gradients \(1,282,048"):
+            made(world, cupy, BYTES // 2)
+        world.barrier()
+        with own_stream(cupy, world):  # nothing is left behind, and the world goes on
+            cupy.machine.memory.limit.pop(world.rank, None)
+            reducer = Reducer(world, SHAPES, like=cupy.empty(1))
+            reducer.begin(1)
+            write(world, cupy, reducer, 0)
+            reducer.wait()
+            world.barrier()
+
+    ranks(2, body)
+
+
+@pytest.mark.ways("mpi")
+def test_with_room_nothing_is_said(ranks, cupy):
+    def body(world):
+        with own_stream(cupy, world):
+            reducer, said = made(world, cupy, 100 * BYTES)
+            assert not said and len(reducer._buckets) == 1
+
+    ranks(2, body)
