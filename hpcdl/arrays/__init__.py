@@ -14,6 +14,7 @@ from ..errors import InvalidArgument
 from .dtypes import BFLOAT16, accumulator, dtype_of, is_floating, kind_of
 from .host import HOST
 from .library import Array, Arrays, Event
+from .queue import Queue
 
 __all__ = [
     "BFLOAT16",
@@ -29,6 +30,7 @@ __all__ = [
     "is_floating",
     "kind_of",
     "of",
+    "queue_in",
 ]
 
 
@@ -50,12 +52,23 @@ def is_array(x: Any) -> bool:
 
 def adopt(x: Any) -> Array:
     """The memory of another library's array on a GPU as a CuPy array, by DLPack: no copy. Raises InvalidArgument without CuPy."""
-    try:
-        import cupy
-    except ImportError as error:
-        raise InvalidArgument(f"an array on a GPU needs CuPy beside it ({error}); cure: pip install cupy-cuda12x (or -cuda13x)") from error
-    found: Array = cupy.from_dlpack(x)
+    found: Array = _device().from_dlpack(x)
     return found
+
+
+def queue_in(device: int, stream: Any) -> Queue:
+    """A stream of another library, which has its ``__cuda_stream__``, as a queue of CuPy's. Raises InvalidArgument without CuPy."""
+    found: Queue = _device().queue_in(device, stream)
+    return found
+
+
+def _device() -> Any:
+    try:
+        from .device import DEVICE
+    except ImportError as error:
+        cure = "pip install 'hpcdl[cuda12]' or 'hpcdl[cuda13]', by the CUDA version of the driver"
+        raise InvalidArgument(f"an array on a GPU needs CuPy beside it ({error}); cure: {cure}") from error
+    return DEVICE
 
 
 def _is_cupy(x: Any) -> bool:

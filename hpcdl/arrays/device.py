@@ -106,6 +106,17 @@ class _Device:
     def event(self) -> Event:
         return _Mark()
 
+    def queue_in(self, device: int, stream: Any) -> _Queue:
+        _, pointer = stream.__cuda_stream__()
+        with cupy.cuda.Device(device):
+            if not pointer:
+                return _Queue(cupy.cuda.Stream.null)
+            newer = hasattr(cupy.cuda.Stream, "from_external")  # CuPy 14
+            return _Queue(cupy.cuda.Stream.from_external(stream) if newer else cupy.cuda.ExternalStream(pointer, device))
+
+    def from_dlpack(self, x: Any) -> Array:
+        return cupy.from_dlpack(x)
+
     def mark(self) -> _Mark:
         return _Mark()
 

@@ -10,7 +10,6 @@ import torch
 
 from ..errors import Mismatch, ranks_text
 from ..world import World
-from .tensors import as_array
 
 __all__ = ["compare_values", "digest"]
 
@@ -18,7 +17,7 @@ __all__ = ["compare_values", "digest"]
 def digest(x: torch.Tensor) -> int:
     """64 bits that tell contents apart; equal bits give equal digests, and 0.0 differs from -0.0. One pass on the host."""
     flat = x.detach().contiguous().cpu().view(-1)
-    data = as_array(torch.view_as_real(flat).view(-1) if flat.is_complex() else flat).view(np.uint8)
+    data = (torch.view_as_real(flat).view(-1) if flat.is_complex() else flat).view(torch.uint8).numpy()
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "little", signed=True)
 
 

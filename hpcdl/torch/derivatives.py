@@ -14,6 +14,7 @@ import torch
 
 from ..collectives.layout import split_evenly
 from ..world import World
+from .streams import ordered
 from .tensors import as_array, as_tensor
 
 __all__ = ["AllGather", "AllReduce", "AllToAll", "Broadcast", "ReduceScatter", "packed"]
@@ -28,6 +29,7 @@ class AllReduce(torch.autograd.Function):
     """Sum or (weighted) mean; the derivative is the sum of the outputs' gradients, times this rank's part of the mean."""
 
     @staticmethod
+    @ordered
     def forward(ctx: Any, x: torch.Tensor, world: World, op: str, how: dict[str, Any], weight: float | None) -> torch.Tensor:
         """`how`: codec, collective, name."""
         ctx.world, ctx.how, ctx.factor = world, how, 1.0 if op == "sum" else 1 / world.size
@@ -39,6 +41,7 @@ class AllReduce(torch.autograd.Function):
         return out
 
     @staticmethod
+    @ordered
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         """An all-reduce with the same codec."""
         summed = AllReduce.apply(grad, ctx.world, "sum", ctx.how, None)
@@ -49,6 +52,7 @@ class Broadcast(torch.autograd.Function):
     """One rank's values for all; its derivative is the sum of everybody's gradients, the others' is zero."""
 
     @staticmethod
+    @ordered
     def forward(ctx: Any, x: torch.Tensor, world: World, root: int) -> torch.Tensor:
         """Only the shape and dtype of the others' `x` matter."""
         ctx.world, ctx.root = world, root
@@ -57,6 +61,7 @@ class Broadcast(torch.autograd.Function):
         return out
 
     @staticmethod
+    @ordered
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         """An all-reduce."""
         summed = AllReduce.apply(grad, ctx.world, "sum", {}, None)
@@ -68,6 +73,7 @@ class AllGather(torch.autograd.Function):
     """All ranks' values along dimension 0; the derivative is this rank's part of the sum of everybody's gradients."""
 
     @staticmethod
+    @ordered
     def forward(ctx: Any, x: torch.Tensor, world: World) -> torch.Tensor:
         """First dimensions may differ."""
         ctx.world, ctx.shape = world, x.shape
@@ -76,6 +82,7 @@ class AllGather(torch.autograd.Function):
         return as_tensor(world.allgather(as_array(x.detach().contiguous())))
 
     @staticmethod
+    @ordered
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         """A reduce-scatter; an all-reduce, of twice the bytes, where first dimensions differ by more than an even split does."""
         begin = sum(ctx.counts[: ctx.world.rank])
@@ -91,12 +98,14 @@ class ReduceScatter(torch.autograd.Function):
     """This rank's part of the sum or mean; the derivative is everybody's gradients, one after the other."""
 
     @staticmethod
+    @ordered
     def forward(ctx: Any, x: torch.Tensor, world: World, op: str, codec: Any) -> torch.Tensor:
         """Parts as of ``numpy.array_split``."""
         ctx.world, ctx.op = world, op
         return as_tensor(world.reduce_scatter(as_array(x.detach().contiguous()), op, codec))
 
     @staticmethod
+    @ordered
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         """An all-gather."""
         whole = AllGather.apply(grad, ctx.world)
@@ -107,12 +116,14 @@ class AllToAll(torch.autograd.Function):
     """Part r of everybody's values for rank r; the derivative goes back the same way."""
 
     @staticmethod
+    @ordered
     def forward(ctx: Any, x: torch.Tensor, world: World) -> torch.Tensor:
         """Parts as of ``numpy.array_split``."""
         ctx.world, ctx.shape = world, x.shape
         return as_tensor(world.alltoall(as_array(x.detach().contiguous())))
 
     @staticmethod
+    @ordered
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         """An all-to-all, of parts that are filled up with zeros to the length of the longest."""
         size, rank, inner = ctx.world.size, ctx.world.rank, ctx.shape[1:]

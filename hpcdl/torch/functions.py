@@ -18,6 +18,7 @@ from ..errors import InvalidArgument
 from ..world import World
 from .derivatives import AllGather, AllReduce, AllToAll, Broadcast, ReduceScatter, packed
 from .start import default_world
+from .streams import in_order, ordered
 from .tensors import as_array
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 
+@ordered
 def allreduce(
     x: torch.Tensor,
     op: str = "sum",
@@ -86,6 +88,7 @@ def allreduce_async(
     return allreduce_async_(packed(x), op, codec, collective, weight, name, world)
 
 
+@ordered
 def allreduce_async_(
     x: torch.Tensor,
     op: str = "sum",
@@ -114,7 +117,8 @@ class Handle:
 
     def wait(self, timeout: float | None = None) -> torch.Tensor:
         """The result. Raises WaitTimeout after `timeout` seconds; it goes on, and can be waited for again."""
-        self._operation.wait(timeout)
+        with in_order(self._work):
+            self._operation.wait(timeout)
         if not self._over:
             self._over = True
             _put(self._work, self._target)
@@ -126,6 +130,7 @@ def broadcast(x: torch.Tensor, root: int = 0, world: World | None = None) -> tor
     return _apply(Broadcast, x, _world(world), root)
 
 
+@ordered
 def broadcast_(x: torch.Tensor, root: int = 0, world: World | None = None) -> torch.Tensor:
     """`broadcast` in place."""
     work = x.detach().contiguous()

@@ -17,6 +17,7 @@ from ..errors import InvalidArgument
 from ..world import World
 from . import start
 from .state import bytes_of
+from .streams import in_order
 from .tensors import as_array, as_tensor
 
 __all__ = ["ShardedOptimizer", "optimizer"]
@@ -162,8 +163,9 @@ class ShardedOptimizer(torch.optim.Optimizer):
             return
         order = sorted(self._owners, key=self._owners.__getitem__)
         own = [bytes_of(p) for p in order if self._owners[p] == self._world.rank]
-        mine = torch.cat(own) if own else torch.empty(0, dtype=torch.uint8)
-        everything = as_tensor(self._world.allgather(as_array(mine)))
+        mine = torch.cat(own) if own else torch.empty(0, dtype=torch.uint8, device=order[0].device)
+        with in_order(mine):
+            everything = as_tensor(self._world.allgather(as_array(mine)))
         begin = 0
         for p in order:
             end = begin + p.numel() * p.element_size()

@@ -9,6 +9,7 @@ import torch
 
 from ..world import World
 from .samples import Samples
+from .streams import in_order
 from .tensors import as_array, as_tensor
 
 __all__ = ["dense_mean", "mean"]
@@ -34,7 +35,8 @@ def dense_mean(world: World, p: torch.nn.Parameter, samples: Samples) -> torch.T
     """The same where some rank's gradient is dense: then every rank gets a dense one. Collective."""
     gradient = torch.zeros_like(p) if p.grad is None else p.grad.to_dense() if p.grad.is_sparse else p.grad
     gradient = gradient.contiguous()
-    world.allreduce(as_array(gradient), "mean", weight=samples.mine)
+    with in_order(gradient):
+        world.allreduce(as_array(gradient), "mean", weight=samples.mine)
     return gradient
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 
 from ..world import World
+from .streams import in_order
 from .tensors import as_array
 
 __all__ = ["broadcast", "bytes_of", "start_broadcast"]
@@ -28,12 +29,14 @@ def start_broadcast(world: World, tensors: Iterable[torch.Tensor], root: int = 0
     dtypes = sorted({x.dtype: None for x in found}, key=lambda dtype: -dtype.itemsize)  # the widest first: all lie aligned
     by_dtype = {dtype: [x for x in found if x.dtype == dtype] for dtype in dtypes}
     flat = torch.cat([bytes_of(x) for same in by_dtype.values() for x in same])
-    operation = world.broadcast_async(as_array(flat), root) if len(flat) else None
+    with in_order(flat):
+        operation = world.broadcast_async(as_array(flat), root) if len(flat) else None
 
     def finish() -> None:
         if operation is None:
             return
-        operation.wait()
+        with in_order(flat):
+            operation.wait()
         begin = 0
         for same in by_dtype.values():
             for x in same:

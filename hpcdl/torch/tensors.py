@@ -10,6 +10,7 @@ import torch
 from .. import arrays
 from ..arrays import BFLOAT16, Array
 from ..errors import InvalidArgument
+from .streams import gpu_of
 
 __all__ = ["as_array", "as_tensor", "numpy_dtype"]
 
@@ -21,6 +22,8 @@ _NUMPY = {
     torch.bool: np.dtype(np.bool_),
     **{getattr(torch, f"{u}int{bits}"): np.dtype(f"{u}int{bits}") for u in ("", "u") for bits in (8, 16, 32, 64)},
 }
+
+_TORCH = {numpy: dtype for dtype, numpy in _NUMPY.items()}
 
 
 def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
@@ -41,8 +44,8 @@ def as_array(x: torch.Tensor) -> Array:
     if x.layout != torch.strided or not x.is_contiguous():
         what, cure = ("sparse", "to_dense") if x.layout != torch.strided else ("not contiguous", "contiguous")
         raise InvalidArgument(f"the tensor of shape {tuple(x.shape)} is {what}; pass x.{cure}()")
-    if x.device.type == "cuda":
-        return arrays.adopt(x)
+    if (gpu := gpu_of(x)) is not None:
+        return _adopted(x, dtype, gpu)
     if x.device.type != "cpu":
         raise InvalidArgument(f"the tensor of shape {tuple(x.shape)} is on {x.device}; tensors must be on cpu or cuda")
     array: Array = x.view(torch.int16).numpy().view(BFLOAT16) if dtype == BFLOAT16 else x.numpy()
@@ -52,6 +55,18 @@ def as_array(x: torch.Tensor) -> Array:
 def as_tensor(x: Array) -> torch.Tensor:
     """The memory of `x` as a tensor of the same shape. Writing to one changes the other."""
     if not isinstance(x, np.ndarray):
-        found: torch.Tensor = torch.from_dlpack(x)
-        return found
+        return torch.from_dlpack(x.reshape(-1).view("u1")).view(_TORCH[x.dtype]).view(x.shape)
     return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16) if x.dtype == BFLOAT16 else torch.from_numpy(x)
+
+
+def _adopted(x: torch.Tensor, dtype: np.dtype[Any], gpu: torch.device) -> Array:
+    """The memory of `x` on a GPU, by DLPack. Within `streams.in_order`: it is torch's current stream that CuPy then works in.
+
+    Why as bytes: DLPack has names for all of these dtypes, but neither library takes each of them from the other.
+
+    Why record_stream: torch gives memory that is freed to the next who asks in the stream that it was made in, and does not know that
+    work on it is queued in this one. Where the two are the same, it costs nothing.
+    """
+    if x.numel():
+        x.record_stream(torch.cuda.current_stream(gpu))
+    return arrays.adopt(x.view(-1).view(torch.uint8)).view(dtype).reshape(x.shape)

@@ -17,6 +17,7 @@ from ..reduction.reducer import Reducer
 from ..world import World
 from . import sparse
 from .samples import Samples
+from .streams import gpu_of, in_order
 from .tensors import as_array, as_tensor, numpy_dtype
 from .use import Use, length
 
@@ -47,6 +48,7 @@ class Trained:
         self._given: set[int] = set()  # in this pass
         self._samples = Samples()
         self._use = Use(0, 0, None)
+        self._any = next((p for _, p in self._parameters.values()), None)  # one that is where all of them are
 
     def __contains__(self, i: object) -> bool:
         return i in self._parameters
@@ -70,7 +72,8 @@ class Trained:
         order = np.array([*first, *(i for i in reversed(self._dense) if i not in set(first))], np.int64)
         if len(order):
             self._world.broadcast(order)
-        self._make([int(i) for i in order[::-1]])  # a reducer expects the last one first
+        with in_order(self._any):
+            self._make([int(i) for i in order[::-1]])  # a reducer expects the last one first
         assert self.reducer is not None
         self.reducer.begin(*self._samples)
 
@@ -90,7 +93,8 @@ class Trained:
             )
         self._given.add(i)
         if view.data_ptr() != self._addresses[i]:  # share_memory() moves the storage itself, with all who look into it
-            view = self._views[i] = self._view(i)
+            with in_order(p):
+                view = self._views[i] = self._view(i)
         gradient, copied = p.grad.detach(), 0  # with create_graph it has a history, which a mean over ranks cannot have
         if not _lies_in(view, gradient):
             if gradient.is_sparse:
@@ -101,7 +105,8 @@ class Trained:
         if copied or p.grad.requires_grad:
             p.grad = view.detach()
         assert self.reducer is not None
-        self.reducer.ready(self._places[i])
+        with in_order(p):
+            self.reducer.ready(self._places[i])
         return copied
 
     def missing(self) -> list[int]:
@@ -117,7 +122,8 @@ class Trained:
     def finish(self) -> None:
         """Wait for the means, and put them into ``grad``; None where no rank has used the parameter."""
         assert self.reducer is not None
-        self.reducer.wait(last=range(len(self.reducer.views) - len(self._dense)))  # the flags, if they travel with the gradients
+        with in_order(self._any):
+            self.reducer.wait(last=range(len(self.reducer.views) - len(self._dense)))  # the flags, if they travel with the gradients
         used, dense = self._use.hear(self._world)
         for i, is_used in zip(self._dense, used, strict=False):
             p, view = self._parameters[i][1], self._views[i]
@@ -135,16 +141,17 @@ class Trained:
         if self.reducer is None or other.reducer is None or self.reducer.residuals is None or other.reducer.residuals is None:
             return
         lost = dict(zip(other.reducer.names, other.reducer.residuals, strict=True))
-        for name, residual in zip(self.reducer.names, self.reducer.residuals, strict=True):
-            if name in lost and lost[name].shape == residual.shape:
-                residual[...] += lost[name]
-                lost[name][...] = 0
+        with in_order(self._any):
+            for name, residual in zip(self.reducer.names, self.reducer.residuals, strict=True):
+                if name in lost and lost[name].shape == residual.shape:
+                    residual[...] += lost[name]
+                    lost[name][...] = 0
 
     def _make(self, order: list[int]) -> None:
         parameters = [self._parameters[i] for i in order]
         named = [(name, _real(p.detach())) for name, p in parameters]
         compressor = by_name(self._options["codec"])
-        if isinstance(compressor, Elementwise) and not any(p.is_cuda for _, p in parameters):
+        if isinstance(compressor, Elementwise) and not any(gpu_of(p) for _, p in parameters):
             flags = torch.empty(length(len(self._dense), len(self._sparse), compressor.exact))
             named.insert(0, ("which parameters were used", flags))
         ahead = len(named) - len(parameters)
@@ -153,7 +160,7 @@ class Trained:
             [tuple(x.shape) for _, x in named],
             dtype=[numpy_dtype(x.dtype) for _, x in named],
             names=[name for name, _ in named],
-            like=as_array(named[-1][1].reshape(-1)[:0]) if named else None,
+            like=as_array(named[-1][1].reshape(-1)[:1]) if named else None,
             **self._options,
         )
         self._use = Use(len(self._dense), len(self._sparse), self.reducer.views[0] if ahead else None)

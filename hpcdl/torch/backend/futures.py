@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+import torch
 from torch.futures import Future
 
 from ...collectives.branch import Branch
@@ -13,15 +14,18 @@ __all__ = ["BranchFuture"]
 
 
 class BranchFuture(Future[Any]):
-    """A future of an operation's result. What its callbacks start, and the callbacks of these, is counted in `branch`."""
+    """A future of an operation's result. What its callbacks start, and the callbacks of these, is counted in `branch`.
 
-    def __init__(self, branch: Branch) -> None:
-        super().__init__()
-        self._branch = branch
+    device: the GPU of the result; who waits has its current stream there go on behind that in which the future was completed.
+    """
+
+    def __init__(self, branch: Branch, device: torch.device | None = None) -> None:
+        super().__init__(devices=None if device is None else [device])
+        self._branch, self._device = branch, device
 
     def then(self, callback: Callable[[Any], Any]) -> BranchFuture:
         """A future of what `callback(self)` returns, or raises."""
-        child = BranchFuture(self._branch)
+        child = BranchFuture(self._branch, self._device)
 
         def run(ended: object) -> None:
             with self._branch:

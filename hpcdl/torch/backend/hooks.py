@@ -21,6 +21,7 @@ from ...reduction.compressor import Compressor, How
 from ...reduction.compressors import by_name as compressor_by_name
 from ...reduction.compressors import check
 from ...reduction.state import shared_out
+from ..streams import in_order
 from ..tensors import as_array, as_tensor
 from .group import ProcessGroup
 from .work import Work
@@ -60,7 +61,11 @@ class CommHook:
 
     def __call__(self, state: Any, bucket: Any) -> Future[torch.Tensor]:
         """Start to average `bucket` in place; a future of its buffer."""
-        group, buffer = _group_of(state), bucket.buffer()
+        with in_order(bucket.buffer()):
+            return self._start(_group_of(state), bucket)
+
+    def _start(self, group: Group, bucket: Any) -> Future[torch.Tensor]:
+        buffer = bucket.buffer()
         flat, index = as_array(buffer), bucket.index()
         check(self._compressor, self._op, flat.dtype, group.sums is not None and self._collective in ("auto", "horovod"))
         layout, residual = self._place(bucket, flat)

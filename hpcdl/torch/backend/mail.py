@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..streams import all_ordered
 from .base import Part, only
 from .memory import about, incoming, outgoing, raw
 from .work import Work
@@ -13,6 +14,7 @@ from .work import Work
 __all__ = ["Mail"]
 
 
+@all_ordered
 class Mail(Part):
     """send, recv and recv_anysource. Any number may be under way; those of one tag between two ranks arrive in order."""
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from ... import arrays
 from ...arrays import Array
 from ...errors import InvalidArgument
+from ..tensors import as_array
 
 __all__ = ["Restore", "about", "apart", "check_dtypes", "check_target", "dense", "incoming", "outgoing", "raw"]
 
@@ -19,13 +19,7 @@ Restore = Callable[[], None] | None
 
 def raw(x: torch.Tensor) -> Array:
     """The memory of `x`, which is dense, as a flat array of bytes. Any dtype, complex and float8 too."""
-    flat = x.detach().as_strided((x.numel(),), (1,)).view(torch.uint8)  # one element may have any stride
-    if flat.device.type == "cpu":
-        found: Array = flat.numpy()
-        return found
-    if flat.device.type == "cuda":
-        return arrays.adopt(flat)
-    raise InvalidArgument(f"the tensor of shape {tuple(x.shape)} is on {x.device}; tensors must be on cpu or cuda")
+    return as_array(x.detach().as_strided((x.numel(),), (1,)).view(torch.uint8))  # one element may have any stride
 
 
 def dense(x: torch.Tensor) -> bool:

@@ -10,6 +10,7 @@ import torch
 from ...collectives import moves
 from ...collectives.into import all_gather_into, all_to_all_into, gather_into, scatter_from
 from ...errors import InvalidArgument
+from ..streams import all_ordered
 from .base import Part, only
 from .memory import about, apart, check_dtypes, incoming, outgoing, raw
 from .work import Work
@@ -17,6 +18,7 @@ from .work import Work
 __all__ = ["Moves"]
 
 
+@all_ordered
 class Moves(Part):
     """broadcast, all_gather, gather, scatter, all_to_all and barrier, in all their forms. The names are those of torch's C++ interface."""
 

@@ -14,6 +14,7 @@ from ...collectives.branch import current
 from ...collectives.operation import Operation
 from ...collectives.reduce_into import reduce_scatter_into, reduce_to
 from ...errors import InvalidArgument
+from ..streams import all_ordered
 from ..tensors import as_array
 from .base import Part, only
 from .memory import Restore, check_target, incoming
@@ -26,6 +27,7 @@ __all__ = ["Reductions"]
 _SUM = Plan("sum")
 
 
+@all_ordered
 class Reductions(Part):
     """all_reduce, reduce and reduce_scatter, with their coalesced and uneven forms. The names are those of torch's C++ interface."""
 

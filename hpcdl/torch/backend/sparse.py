@@ -30,8 +30,8 @@ def reduce_sparse(group: Group, x: torch.Tensor, how: Plan) -> tuple[Operation, 
     count, depth = indices.shape[1], indices.shape[0]
     width = values[:1].numel() * values.itemsize if count else int(np.prod(values.shape[1:])) * values.itemsize
     rows = np.empty((count, 8 * depth + width), np.uint8)
-    rows[:, : 8 * depth] = raw(indices.t().contiguous()).reshape(count, 8 * depth)
-    rows[:, 8 * depth :] = raw(values).reshape(count, width)
+    rows[:, : 8 * depth] = raw(indices.t().contiguous().cpu()).reshape(count, 8 * depth)
+    rows[:, 8 * depth :] = raw(values.cpu()).reshape(count, width)
     dtype, shape = about(x)
     op = "mean" if how.divide else how.op
     operation = all_gather(group, rows, Signature("allreduce", op, f"sparse {dtype}", shape, extra=f"{depth} sparse dimensions"))
@@ -43,7 +43,7 @@ def reduce_sparse(group: Group, x: torch.Tensor, how: Plan) -> tuple[Operation, 
         what = torch.empty(total, *values.shape[1:], dtype=values.dtype)
         raw(where).reshape(total, 8 * depth)[...] = everyone[:, : 8 * depth]
         raw(what).reshape(total, width)[...] = everyone[:, 8 * depth :]
-        result = torch.sparse_coo_tensor(where.t(), what, x.shape).coalesce()
+        result = torch.sparse_coo_tensor(where.t(), what, x.shape).coalesce().to(x.device)
         if op == "mean":
             result.values().div_(group.transport.size, rounding_mode="trunc" if how.divide else None)
         x.copy_(result)  # not of x.detach(), whose elements are its own

@@ -12,6 +12,7 @@ from torch._C._distributed_c10d import Work as _Work
 
 from ...collectives.branch import Branch
 from ...collectives.operation import Operation
+from ..streams import Place, at, place_of
 from .futures import BranchFuture
 from .hands import Hands
 
@@ -40,6 +41,7 @@ class Work(_Work):
         self._error: BaseException | None = None
         self._lock = threading.Lock()
         self._open = len(operations)
+        self._place = Place(place_of(outputs) if torch.cuda.is_initialized() else None)
         for operation in operations:
             operation.when_finished(self._one_finished)
         if not operations:
@@ -48,8 +50,9 @@ class Work(_Work):
     def wait(self, timeout: Any = None) -> bool:
         """Return once everything is there; True. Raises WaitTimeout after `timeout` (it goes on), and what has gone wrong."""
         limit = seconds(timeout)
-        for operation in self._operations:
-            operation.wait(limit)
+        with at(self._place.device):
+            for operation in self._operations:
+                operation.wait(limit)
         if self._error is not None:
             raise self._error
         return True
@@ -94,7 +97,7 @@ class Work(_Work):
         with self._lock:
             future, new = self._future, self._future is None
             if future is None:
-                future = self._future = BranchFuture(Branch(self._operations[0] if self._operations else None))
+                future = self._future = BranchFuture(Branch(self._operations[0] if self._operations else None), self._place.device)
             ended = self._open == 0
         if new and ended:
             self._tell(future)
@@ -110,10 +113,11 @@ class Work(_Work):
 
     def _tell(self, future: BranchFuture) -> None:
         error = self._failure()
-        if error is None:
-            future.set_result(self._outputs)
-        else:
-            future.fail(error)
+        with self._place.again():  # callbacks come behind the operation
+            if error is None:
+                future.set_result(self._outputs)
+            else:
+                future.fail(error)
 
     def _failure(self) -> BaseException | None:
         return next((operation.error for operation in self._operations if operation.error is not None), self._error)
@@ -129,7 +133,7 @@ class Work(_Work):
     def _end(self) -> None:
         if self._last is not None and self._failure() is None:
             try:
-                with torch.no_grad():
+                with torch.no_grad(), self._place.again():
                     self._last()
             except BaseException as error:  # an interrupt too: `wait` raises it
                 self._error = error

@@ -62,6 +62,14 @@ class Stream:
         self.ptr = 0 if null else self.machine.new_stream(blocking=not non_blocking)
         self.device_id = -1 if null else self.machine.device
 
+    @classmethod
+    def from_external(cls, obj: Any) -> Stream:
+        """A stream of another library, of whichever device is current: CuPy does not know either."""
+        found = object.__new__(cls)
+        _, found.ptr = obj.__cuda_stream__()
+        found.device_id = -1
+        return found
+
     def __enter__(self) -> Stream:
         self._check_device()
         local: Any = self.machine._local

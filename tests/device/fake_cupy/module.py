@@ -88,7 +88,10 @@ def _creation(machine: Machine, array: Any) -> dict[str, Any]:
     def ascontiguousarray(a: Any, dtype: Any = None) -> Any:
         return asarray(a, dtype) if not isinstance(a, array) or a.flags.c_contiguous else a.astype(dtype or a.dtype)
 
-    made = {f.__name__: f for f in (empty, zeros, ones, full, zeros_like, empty_like, arange, asarray, ascontiguousarray)}
+    def from_dlpack(array: Any, *, device: Any = None, copy: Any = None) -> Any:
+        return empty(0, "u1")._view(np.from_dlpack(array))
+
+    made = {f.__name__: f for f in (empty, zeros, ones, full, zeros_like, empty_like, arange, asarray, ascontiguousarray, from_dlpack)}
     return {**made, "array": array_}
 
 

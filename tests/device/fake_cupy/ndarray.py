@@ -144,6 +144,13 @@ class ndarray:  # noqa: N801  (CuPy's name)
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
         self.machine.refuse("numpy array of a device array")
 
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0  # host memory, so that a torch without CUDA takes it
+
+    def __dlpack__(self, *, stream: Any = None, max_version: Any = None, dl_device: Any = None, copy: Any = None) -> Any:
+        lent = SimpleNamespace(owner=self, __array_interface__=self._memory.__array_interface__)  # keeps this array alive
+        return np.asarray(lent).__dlpack__()
+
     # --- kernels
 
     def astype(self, dtype: Any, order: str = "K", casting: Any = None, subok: Any = None, copy: bool = True) -> ndarray:
