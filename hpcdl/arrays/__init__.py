@@ -30,6 +30,7 @@ __all__ = [
     "is_floating",
     "kind_of",
     "of",
+    "on_host",
     "queue_in",
 ]
 
@@ -48,6 +49,11 @@ def of(x: Any) -> Arrays:
 def is_array(x: Any) -> bool:
     """Whether `of` knows the library of `x`."""
     return isinstance(x, np.ndarray) or _is_cupy(x)
+
+
+def on_host(x: Array) -> Array:
+    """The values of `x` as a NumPy array: itself, or a copy, for which it waits."""
+    return x if isinstance(x, np.ndarray) else x.get()
 
 
 def adopt(x: Any) -> Array:

@@ -30,8 +30,8 @@ _AHEAD = -1  # priority of a stream whose small kernels go before the large ones
 
 
 class _Mark:
-    def __init__(self) -> None:
-        self._event = cupy.cuda.Event(disable_timing=True)
+    def __init__(self, timing: bool = False) -> None:
+        self._event = cupy.cuda.Event(disable_timing=not timing)
         self.again()
 
     def again(self) -> None:
@@ -119,6 +119,12 @@ class _Device:
 
     def mark(self) -> _Mark:
         return _Mark()
+
+    def lap(self) -> _Mark:
+        return _Mark(timing=True)
+
+    def seconds(self, one: _Mark, other: _Mark) -> float:
+        return 1e-3 * float(cupy.cuda.get_elapsed_time(one._event, other._event))
 
     def queue(self) -> _Queue:
         return _Queue(cupy.cuda.get_current_stream())

@@ -51,6 +51,14 @@ class HasQueue(Protocol):
         """A mark in the queue that is current now."""
         ...
 
+    def lap(self) -> Mark:
+        """The same, with the time at which the device comes to it."""
+        ...
+
+    def seconds(self, one: Mark, other: Mark) -> float:
+        """From one of `lap` to another, both done."""
+        ...
+
 
 def queue_of(library: Arrays) -> Queue | None:
     """The queue that is current now, or None where there are none."""

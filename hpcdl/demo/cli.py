@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 
+from ..arrays.gpu import why_no_gpu
 from ..errors import HpcdlError, InvalidArgument
 from ..launch.env import place
 from ..launch.run import run
@@ -66,7 +67,8 @@ def _refusal(args: argparse.Namespace, ranks: int) -> str:
         options.check(args)
     except HpcdlError as error:
         return f"error: {error}"
-    return "--device cuda: not measured on a GPU yet; use --device cpu" if args.device == "cuda" else ""
+    trouble = why_no_gpu() if args.device == "cuda" else ""
+    return f"error: --device cuda: {trouble}" if trouble else ""
 
 
 def _refuse(message: str) -> int:

@@ -27,6 +27,11 @@ class Dataset(NamedTuple):
     test_y: NDArray[np.int64]
     classes: int
 
+    def on(self, xp: Any) -> Dataset:
+        """The same in memory of `xp`: copied once, before training."""
+        names = ("train_x", "train_y", "test_x", "test_y")
+        return self._replace(**{name: xp.asarray(getattr(self, name)) for name in names})
+
 
 def load(world: World, folder: Path | None, seed: int) -> Dataset:
     """The data set in `folder`, or load_digits split by `seed`. Why rank 0 alone reads: forty ranks would read a shared disk forty times.

@@ -38,6 +38,7 @@ class StepSeconds:
 class Report:
     """The demo's findings. Bytes are payload sent by the rank that sends most; None where the MPI library moves them uncounted. The ratio
     is to the same step without a codec; None where nothing was counted. codec_pays: for a lossy codec, where that was measured.
+    device: what computed; on a GPU the seconds of steps are the GPU's own.
     """
 
     data: str
@@ -63,6 +64,7 @@ class Report:
     codec_pays: str | None
     waiting_share: float
     step_seconds: StepSeconds
+    device: str
     versions: dict[str, str]
 
 
@@ -71,6 +73,7 @@ def table(report: Report) -> Table:
     about = f"{report.network} on {report.data}, {report.ranks} ranks, {report.collective}, {report.codec}, {report.optimizer}"
     rows = Table("", "", title=about, show_header=False, title_justify="left")
     single, step = report.single_process, report.step_seconds
+    rows.add_row("computed by", report.device)
     rows.add_row("test accuracy", f"{report.test_accuracy:.2%}, loss {report.test_loss:.4f}")
     rows.add_row("one process, joined batch", f"{single.test_accuracy:.2%}, loss {single.test_loss:.4f}")
     rows.add_row("difference", f"{100 * report.accuracy_difference:+.2f} points, loss {report.loss_difference:+.2g}")

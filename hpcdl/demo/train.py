@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from .. import __version__
+from .. import __version__, arrays
+from ..arrays.gpu import Gpu, why_no_gpu
 from ..collectives.worth import Worth
+from ..engine import gather
 from ..numpy import MLP, Shards, Trainer, evaluate
 from ..reduction.reducer import Reducer
 from ..start import init
@@ -26,10 +28,29 @@ from .report import Report, Result, StepSeconds, table, write_json
 __all__ = ["train"]
 
 
-def train(args: argparse.Namespace) -> int:
-    """Train as `args` say on all ranks of the world; rank 0 prints the report. Returns 1 where replicas differ, else 0."""
-    world = init()
+def train(args: argparse.Namespace, world: World | None = None) -> int:
+    """Train as `args` say on all ranks of `world`, by default all there are; rank 0 prints the report.
+
+    Returns 1 where replicas differ, 2 where any rank lacks the device that is asked for, else 0.
+    """
+    if args.device == "cpu":
+        return _train(args, init() if world is None else world, None)
+    trouble = why_no_gpu()  # asked for first: a world knows its device if CuPy has been imported
+    world = init() if world is None else world
+    lacking = {text: rank for rank, text in reversed(list(enumerate(gather(world, trouble)))) if text}
+    if lacking:
+        if world.rank == 0:
+            said = "; ".join(f"rank {rank} of {world.size}: {text}" for text, rank in lacking.items())
+            print(f"hpcdl demo: error: --device cuda: {said}", file=sys.stderr, flush=True)
+        return 2
+    with Gpu(world.local_rank) as gpu:
+        return _train(args, world, gpu)
+
+
+def _train(args: argparse.Namespace, world: World, gpu: Gpu | None) -> int:
     data = load(world, args.data, args.seed)
+    if gpu is not None:
+        data = data.on(gpu.xp)
     trainer = _trainer(args, data, world)
     shards = _shards(args, data, world)
     with _show(args, world, len(shards)) as show:
@@ -46,6 +67,7 @@ def train(args: argparse.Namespace) -> int:
     sent = _max(world, spent.bytes_sent / steps)
     uncompressed = _max(world, _float32_bytes(args, trainer))
     counted = args.collective != "native" or world.size == 1
+    sharing = 1 if gpu is None else _most_on_one(world, gpu)
     single = _single_process(args, data, world)
     if world.rank == 0 and single is not None:
         step = StepSeconds(*parts.tolist())
@@ -73,7 +95,8 @@ def train(args: argparse.Namespace) -> int:
             codec_pays=_text(world.worth(args.codec)),
             waiting_share=step.waiting / step.total,
             step_seconds=step,
-            versions=_versions(),
+            device=_processor() if gpu is None else f"{gpu.name}, each for {sharing} ranks" if sharing > 1 else gpu.name,
+            versions=_versions() if gpu is None else {**_versions(), **gpu.versions()},
         )
         Console(width=args.bar or 100, force_terminal=bool(args.bar)).print(table(report))
         if args.json is not None:
@@ -82,7 +105,7 @@ def train(args: argparse.Namespace) -> int:
 
 
 def _trainer(args: argparse.Namespace, data: Dataset, world: World, **reduction: Any) -> Trainer:
-    model = MLP((data.train_x.shape[1], *args.hidden, data.classes), seed=args.seed)
+    model = MLP((data.train_x.shape[1], *args.hidden, data.classes), seed=args.seed, like=data.train_x)
     chosen = {"codec": args.codec, "collective": args.collective, "check_finite": args.check_finite}
     chosen["error_feedback"] = args.error_feedback or None  # None: as the codec wants it
     return Trainer(world, model, "cross_entropy", options.optimizer_spec(args), **{**chosen, **reduction})
@@ -107,14 +130,15 @@ def _replicas_equal(trainer: Trainer, world: World) -> bool:
     """Whether every byte of every parameter is the same on all ranks: each hashes its own, all hashes are compared."""
     digest = hashlib.blake2b(digest_size=8)
     for parameter in trainer.model.parameters:
-        digest.update(parameter.tobytes())
+        digest.update(arrays.on_host(parameter).tobytes())
     mine = np.frombuffer(digest.digest(), np.uint64).copy()
     return len(np.unique(world.allgather(mine))) == 1
 
 
 def _float32_bytes(args: argparse.Namespace, trainer: Trainer) -> float:
     """Bytes that this rank sends for one step over the same collective without a codec: sent and counted, not computed."""
-    plain = Reducer(trainer.world, [view.shape for view in trainer.reducer.views], codec="none", collective=args.collective)
+    views = trainer.reducer.views
+    plain = Reducer(trainer.world, [view.shape for view in views], codec="none", collective=args.collective, like=views[0])
     before = trainer.world.bytes_sent
     plain.begin(1)
     plain.wait()
@@ -140,6 +164,16 @@ def _single_process(args: argparse.Namespace, data: Dataset, world: World) -> Re
             trainer.train_epoch(data.train_x, data.train_y, _shards(args, data, trainer.world), epoch)
         world.barrier()
     return None if trainer is None else _result(trainer, data)
+
+
+def _most_on_one(world: World, gpu: Gpu) -> int:
+    """How many ranks of a node are on one GPU, at most. Collective."""
+    places: list[Any] = world.allgather(np.array([[world.node, gpu.number]], np.int64)).tolist()
+    return max(places.count(place) for place in places)
+
+
+def _processor() -> str:
+    return f"cpu ({platform.machine()})"
 
 
 def _versions() -> dict[str, str]:

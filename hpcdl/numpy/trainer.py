@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from ..errors import InvalidArgument
 from ..reduction.reducer import Reducer
 from ..shards import Shards
 from ..world import World
+from .clock import Clock
 from .losses import LOSSES, Loss
 from .mlp import MLP
 from .optimizers import OPTIMIZERS, Optimizer, state_of, take_state
@@ -25,7 +25,9 @@ __all__ = ["Spent", "Trainer"]
 
 @dataclass
 class Spent:
-    """What this rank's steps have cost so far: seconds by part, bytes sent. On a GPU the seconds are the host's, which runs ahead."""
+    """What this rank's steps have cost so far: seconds by part, bytes sent. On a GPU the seconds are those of the stream of the call, of
+    steps that the device has done; waiting: in which it stood still for the reduction.
+    """
 
     steps: int = 0
     compute: float = 0.0
@@ -57,6 +59,7 @@ class Trainer:
         shapes = [parameter.shape for parameter in model.parameters]
         self.reducer = Reducer(world, shapes, names=model.names, dtype=first.dtype, like=first, **reduction)
         self.spent = Spent()
+        self._clock = Clock(arrays.of(first))
         self._losses: list[float] = []  # of the passes that are done
         self._loss, self._total = 0.0, np.zeros(1)  # of the pass under way on this rank: as restored, and so far
 
@@ -65,21 +68,24 @@ class Trainer:
 
         Returns the mean loss over this rank's samples, a scalar where `x` lives (0 for n = 0).
         """
-        begin, sent = perf_counter(), self.world.bytes_sent
+        begin, sent = self._clock.now(), self.world.bytes_sent
         self.reducer.begin(len(x))
         output, inputs = self.model.forward(x)
         value, delta = self.loss(output, y)
         self.model.backward(inputs, delta, self.reducer.views, self.reducer.ready)
-        computed = perf_counter()
+        computed = self._clock.now()
         self.reducer.wait()
-        waited = perf_counter()
+        waited = self._clock.now()
         self.optimizer.step(self.model.parameters, self.reducer.views)
-        self.spent.compute += computed - begin
-        self.spent.waiting += waited - computed
-        self.spent.optimizer += perf_counter() - waited
+        self._clock.between([begin, computed, waited, self._clock.now()], self._spend)
         self.spent.bytes_sent += self.world.bytes_sent - sent
         self.spent.steps += 1
         return value
+
+    def _spend(self, parts: list[float]) -> None:
+        self.spent.compute += parts[0]
+        self.spent.waiting += parts[1]
+        self.spent.optimizer += parts[2]
 
     def train_epoch(
         self, x: Any, y: Any, shards: Shards, epoch: int, after_step: Callable[[], None] | None = None, first: int = 0
@@ -100,7 +106,9 @@ class Trainer:
                 self._total = total
                 after_step()
         self.world.allreduce(total)
-        return float(total.item() / shards.samples)
+        mean = float(total.item() / shards.samples)
+        self._clock.settle()
+        return mean
 
     def fit(
         self,

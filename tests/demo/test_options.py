@@ -53,9 +53,10 @@ def test_bad_values_start_nothing(words, started, capsys):
     assert capsys.readouterr().err.startswith("hpcdl demo: error: ")
 
 
-def test_cuda_is_not_measured_yet(started, capsys):
+def test_cuda_without_a_gpu(started, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "why_no_gpu", lambda: "no CUDA here; cure: a GPU")
     assert cli.main(parse("--device", "cuda")) == 2
-    assert started == [] and "not measured on a GPU yet" in capsys.readouterr().err
+    assert started == [] and capsys.readouterr().err == "hpcdl demo: error: --device cuda: no CUDA here; cure: a GPU\n"
 
 
 @pytest.mark.parametrize("widths", ["0", "12,", "many", "-3"])

@@ -33,6 +33,7 @@ SAMPLE = Report(
     codec_pays="fp16 pays: 1.9 times faster over 200 Mbit/s; it pays on networks below 15 Gbit/s",
     waiting_share=0.25,
     step_seconds=StepSeconds(0.002, 0.001, 0.001),
+    device="cpu (x86_64)",
     versions={"python": "3.11"},
 )
 

@@ -130,6 +130,7 @@ class Event:
     def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
         self._place: tuple[Queue, int] | None = None
         self._polls = 0
+        self.timing = not disable_timing
 
     def record(self, stream: Stream | None = None) -> None:
         """Mark the end of what is queued on `stream` now."""
@@ -160,6 +161,18 @@ class Event:
         return self._place
 
 
+class CUDARuntimeError(RuntimeError):
+    """What the runtime says: a number and its text."""
+
+
+def get_elapsed_time(start_event: Event, end_event: Event) -> float:
+    """Milliseconds; both must have come. As many as there were operations in between."""
+    (one, begin), (other, end) = start_event.place(), end_event.place()
+    if one.done < begin or other.done < end or not (start_event.timing and end_event.timing):
+        raise CUDARuntimeError("cudaErrorNotReady, or an event without timing")
+    return float(end - begin)
+
+
 def get_current_stream(machine: Machine, device_id: int = -1) -> Stream:
     """The current stream of a device in this thread."""
     found: Stream = machine.streams().get(machine.device if device_id < 0 else device_id, machine.null)
@@ -180,7 +193,15 @@ def build(machine: Machine) -> Namespace:
         return machine.pinned(size)
 
     memory = Namespace("cupy.cuda.memory", OutOfMemoryError=OutOfMemoryError)
-    runtime = Namespace("cupy.cuda.runtime", getDeviceCount=lambda: machine.devices, getDevice=lambda: machine.device)
+    runtime = Namespace(
+        "cupy.cuda.runtime",
+        getDeviceCount=lambda: machine.devices,
+        getDevice=lambda: machine.device,
+        getDeviceProperties=lambda device: {"name": f"Double {device}".encode()},
+        runtimeGetVersion=lambda: 12090,
+        driverGetVersion=lambda: 13000,
+        CUDARuntimeError=CUDARuntimeError,
+    )
     return Namespace(
         "cupy.cuda",
         **bound,
@@ -188,4 +209,5 @@ def build(machine: Machine) -> Namespace:
         memory=memory,
         get_current_stream=lambda device_id=-1: get_current_stream(machine, device_id),
         alloc_pinned_memory=alloc_pinned_memory,
+        get_elapsed_time=get_elapsed_time,
     )

@@ -1,0 +1,59 @@
+"""This rank's GPU: whether there is one, and the place on it where all of the rank's work goes."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+from ..errors import InvalidArgument
+
+__all__ = ["Gpu", "why_no_gpu"]
+
+_INSTALL = "pip install 'hpcdl[cuda12]' or 'hpcdl[cuda13]', by the CUDA version of the driver (nvidia-smi says it)"
+
+
+def why_no_gpu() -> str:
+    """Why CuPy has no GPU here, with the cure; "" if it has one. Imports CuPy."""
+    try:
+        import cupy
+    except ImportError as error:
+        return f"CuPy is missing ({error}); cure: {_INSTALL}"
+    try:
+        found = int(cupy.cuda.runtime.getDeviceCount())
+    except cupy.cuda.runtime.CUDARuntimeError as error:  # no driver, one too old, no GPU: it says which
+        return f"CuPy {cupy.__version__} finds no GPU ({error}); cure: a node with one and a driver that is new enough, or {_INSTALL}"
+    return "" if found else f"CuPy {cupy.__version__} finds no GPU; cure: a node with one, or CUDA_VISIBLE_DEVICES that names one"
+
+
+class Gpu:
+    """The GPU of a local rank; several ranks may have the same one. As a context: all work goes to it, into a stream of its own.
+
+    number: among those that this process sees. name: as its maker calls it. xp: the NumPy-like module. Raises InvalidArgument without one.
+    """
+
+    def __init__(self, local_rank: int) -> None:
+        if trouble := why_no_gpu():
+            raise InvalidArgument(trouble)
+        import cupy
+
+        self.xp: Any = cupy
+        self.number = local_rank % int(cupy.cuda.runtime.getDeviceCount())
+        name = cupy.cuda.runtime.getDeviceProperties(self.number)["name"]
+        self.name = name.decode() if isinstance(name, bytes) else str(name)
+        self._within: list[ExitStack] = []
+
+    def __enter__(self) -> Gpu:
+        stack = ExitStack()
+        stack.enter_context(self.xp.cuda.Device(self.number))
+        stack.enter_context(self.xp.cuda.Stream(non_blocking=True))
+        self._within.append(stack)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._within.pop().close()
+
+    def versions(self) -> dict[str, str]:
+        """Of what computes there."""
+        runtime = self.xp.cuda.runtime
+        found = {"cupy": self.xp.__version__, "CUDA runtime": runtime.runtimeGetVersion(), "CUDA driver": runtime.driverGetVersion()}
+        return {name: str(version) for name, version in found.items()}
