@@ -116,7 +116,7 @@ class World:
     ) -> Operation:
         """`allreduce` without waiting: a handle with wait(timeout=…) and done(). Handles may be waited for in any order.
 
-        The arrays must stay untouched until then.
+        The arrays must stay untouched until then. On a device it works in the call's stream, and wait() puts the stream of its call behind.
         """
         if out is not None:
             check_out(self._group, x, out)

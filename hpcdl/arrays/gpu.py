@@ -28,7 +28,8 @@ def why_no_gpu() -> str:
 class Gpu:
     """The GPU of a local rank; several ranks may have the same one. As a context: all work goes to it, into a stream of its own.
 
-    number: among those that this process sees. name: as its maker calls it. xp: the NumPy-like module. Raises InvalidArgument without one.
+    number: among the `count` that this process sees. name: as its maker calls it. xp: the NumPy-like module. Raises InvalidArgument
+    without one.
     """
 
     def __init__(self, local_rank: int) -> None:
@@ -37,7 +38,8 @@ class Gpu:
         import cupy
 
         self.xp: Any = cupy
-        self.number = local_rank % int(cupy.cuda.runtime.getDeviceCount())
+        self.count = int(cupy.cuda.runtime.getDeviceCount())
+        self.number = local_rank % self.count
         name = cupy.cuda.runtime.getDeviceProperties(self.number)["name"]
         self.name = name.decode() if isinstance(name, bytes) else str(name)
         self._within: list[ExitStack] = []
