@@ -35,7 +35,7 @@ def test_the_same_as_on_the_host(ranks, cupy, require, tmp_path, codec):
         before = len(cupy.machine.log)
         code, report = run(world, tmp_path, "--codec", codec, "--device", "cuda", "--check-finite")
         assert code == 0 and report["replicas_equal"]
-        assert report["device"] == "Double 0" and report["versions"]["CUDA driver"] == "13000"
+        assert report["device"] == "Double 0" and int(report["versions"]["CUDA driver"]) > 12000
         for name, close in {"test_accuracy": 1e-4, "test_loss": 1e-4, "wire_bytes_per_step": 2e-2}.items():
             assert report[name] == pytest.approx(on_host[name], rel=close), name
         assert report["single_process"]["test_loss"] == pytest.approx(on_host["single_process"]["test_loss"], rel=1e-4)
@@ -62,8 +62,12 @@ def test_two_ranks_on_one_gpu(ranks, cupy, require, tmp_path, capsys):
 def test_a_rank_without_a_gpu_is_heard_on_all(ranks, cupy, tmp_path, capsys, monkeypatch):
     """Exit code 2 on every rank, before anything is trained."""
 
+    class NoDevice(cupy.cuda.runtime.CUDARuntimeError):
+        def __init__(self):
+            RuntimeError.__init__(self, "cudaErrorNoDevice: no CUDA-capable device is detected")
+
     def none():
-        raise cupy.cuda.runtime.CUDARuntimeError("cudaErrorNoDevice: no CUDA-capable device is detected")
+        raise NoDevice
 
     def body(world):
         world.barrier()
