@@ -97,11 +97,11 @@ def test_work_is_queued_where_torch_s_current_stream_is(cupy, current):
     assert cupy.machine.device == 0 and cupy.cuda.get_current_stream().ptr == 0, "CuPy is as the user left it"
 
 
-def only_own_streams(cupy, current, world, begun):
-    """The streams of this rank's device that kernels were queued in; nothing was queued in the null stream."""
-    log = [record for record in cupy.machine.log[begun:] if record.device == world.rank]
+def other_streams(cupy, current, world, *kinds):
+    """The streams of this rank's device, but for torch's current one, in which such work was; nothing was in the null stream."""
+    log = [record for record in cupy.machine.log if record.device == world.rank]
     assert 0 not in {record.stream for record in log}
-    return {record.stream for record in log if record.kind == "kernel"} - {current(torch.device("cuda", world.rank)).pointer}
+    return {record.stream for record in log if record.kind in kinds} - {current(torch.device("cuda", world.rank)).pointer}
 
 
 def test_functions_and_their_derivatives(ranks, cupy, current):
@@ -128,7 +128,7 @@ def test_functions_and_their_derivatives(ranks, cupy, current):
         world.barrier()
         for one, other in zip(got, expected, strict=True):
             assert torch.equal(one, other)
-        assert not only_own_streams(cupy, current, world, 0)
+        assert not other_streams(cupy, current, world, "kernel")
 
     ranks(2, body)
 
@@ -160,7 +160,7 @@ def test_training(ranks, cupy, current, codec):
             assert torch.allclose(one, other, rtol=0, atol=1e-2 if codec == "fp16" else 0)
         assert report.copies.copied > 0
         world.barrier()
-        assert only_own_streams(cupy, current, world, 0), "the reducer has streams of its own"
+        assert other_streams(cupy, current, world, "kernel", "wait event"), "the reducer has streams of its own"
 
     ranks(2, body)
 
