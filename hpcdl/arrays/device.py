@@ -12,6 +12,7 @@ from typing import Any
 import cupy
 import numpy as np
 
+from .bus import Bus
 from .dtypes import BFLOAT16
 from .kernels import CAST, OPTIONS, source_of
 from .library import Array, Arrays, Event
@@ -29,9 +30,13 @@ _CAST_THREADS, _CAST_EACH = 256, 4
 
 
 class _Mark:
-    def __init__(self) -> None:
+    def __init__(self, stream: Any = None) -> None:
         self._event = cupy.cuda.Event(disable_timing=True)
-        self._event.record(cupy.cuda.get_current_stream())
+        self._event.record(cupy.cuda.get_current_stream() if stream is None else stream)
+
+    def hold_back(self, stream: Any) -> None:
+        """Let what is queued on `stream` from now on wait for it."""
+        stream.wait_event(self._event)
 
     def done(self) -> bool:
         return bool(self._event.done)
@@ -63,6 +68,8 @@ class _Device:
     def __init__(self) -> None:
         self._copying: deque[tuple[_Mark, Array]] = deque()
         self._lock = Lock()
+        self._beside: dict[tuple[int, str], Any] = {}  # streams by device and direction
+        self.bus = Bus(self.pinned, self._down, self._up)
 
     def empty(self, n: int, dtype: Any) -> Array:
         return cupy.empty(n, dtype)
@@ -113,6 +120,28 @@ class _Device:
             while self._copying and self._copying[0][0].done():
                 self._copying.popleft()
             self._copying.append((mark, host))
+
+    def _down(self, source: Array, target: Array) -> Event:
+        stream = self._stream("down")
+        _Mark().hold_back(stream)
+        source.get(stream=stream, out=target, blocking=False)
+        return _Mark(stream)
+
+    def _up(self, source: Array, target: Array) -> Event:
+        stream = self._stream("up")
+        _Mark().hold_back(stream)  # something queued earlier may still read what lies there
+        target.set(source, stream=stream)
+        copied = _Mark(stream)
+        copied.hold_back(cupy.cuda.get_current_stream())
+        return copied
+
+    def _stream(self, direction: str) -> Any:
+        """The stream for copies of the current device in that direction: a device has an engine for each, beside its processors."""
+        key = cupy.cuda.Device().id, direction
+        with self._lock:
+            if key not in self._beside:
+                self._beside[key] = cupy.cuda.Stream(non_blocking=True)
+            return self._beside[key]
 
     def pinned(self, nbytes: int) -> Array:
         return np.frombuffer(cupy.cuda.alloc_pinned_memory(max(nbytes, 1)), np.uint8, count=nbytes)

@@ -14,13 +14,13 @@ import numpy as np
 from ..arrays import HOST, Arrays
 from ..errors import CommunicationError, InvalidArgument, ranks_text
 from ..transport.base import NamedSums, Pending, Transport, TransportFailure, Truncated
-from ..transport.staged import Staged
 from .backoff import Backoff
 from .branch import current
 from .buffers import Buffers
 from .control import Control, Entry, State, told, whereabouts
 from .costs import ASSUMED, Costs
 from .crossing import awaited, crosses
+from .devices import Devices
 from .execute import Disagreement
 from .operation import Operation, Signature, chain
 from .plan import Plan, plan_for
@@ -50,7 +50,7 @@ class Group:
         self.left, self._closed = "", False
         self.lane = lane
         self._control = Control(lane)
-        self._staged = Staged(transport)
+        self.devices = Devices(transport)
         self.buffers = Buffers(transport)
         self.plan = plan_for(costs, transport, self.buffers.board is not None)  # what `auto` follows
         self.sums: NamedSums | None = None  # of the library that reduces in place of ours, where one does
@@ -70,7 +70,7 @@ class Group:
 
     def carrier(self, library: Arrays) -> Transport:
         """The transport for arrays of `library`."""
-        return self.transport if library is HOST else self._staged
+        return self.transport if library is HOST else self.devices.carrier
 
     def pool(self, library: Arrays) -> Pool:
         """Scratch memory of `library`."""

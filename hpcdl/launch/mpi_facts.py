@@ -126,7 +126,7 @@ def probe_rows(gpus: bool) -> Iterator[Row]:
     sends = ("note", "ranks of a node will exchange messages: mount /dev/shm, or give the container more of it (--shm-size)")
     yield Row(TOPIC, "shared-memory windows", found["windows"] or "work", *(sends if found["windows"] else ()))
     yield _fabric(text)
-    aware = " and ".join(name for name, key in (("CUDA", "cuda"), ("ROCm", "rocm")) if found[key])
+    aware = " and ".join(found["aware"])
     host = (
         ("note", "arrays on the GPU go through pinned host memory; an MPI built with CUDA or ROCm takes them directly")
         if gpus

@@ -18,7 +18,7 @@ ORDER = (
 )
 # What is imported from outside, and the only places for it.
 PLACES = {
-    "mpi4py": ("transport.mpi", "transport.windows", "launch", "bench"),
+    "mpi4py": ("transport.mpi", "transport.mpi_messages", "transport.windows", "launch", "bench"),
     "cupy": ("arrays",),
     "cupyx": ("arrays",),
     "cupy_backends": ("arrays",),
