@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ..transport.aware import Aware
 from ..transport.base import Transport
 from ..transport.staged import Staged
+from .links import Links
 
 __all__ = ["PATHS", "STAGED", "DevicePath", "Devices"]
 
@@ -46,4 +47,10 @@ class Devices:
     def follow(self, path: DevicePath) -> None:
         """Take `path` from now on. On all ranks alike, while nothing is under way."""
         self.path = path
+        self.links = Links(forced=path.asked == "nccl") if path.nccl else None
         self.carrier: Transport = Aware(self._transport) if path.messages == "aware" else Staged(self._transport)
+
+    def close(self, broken: bool) -> None:
+        """Give back what the path needed."""
+        if self.links is not None:
+            self.links.close(broken)

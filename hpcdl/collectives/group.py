@@ -48,8 +48,7 @@ class Group:
         self.place = f"rank {transport.rank} of {transport.size}"
         self.broken: CommunicationError | None = None
         self.left, self._closed = "", False
-        self.lane = lane
-        self._control = Control(lane)
+        self.lane, self._control = lane, Control(lane)
         self.devices = Devices(transport)
         self.buffers = Buffers(transport)
         self.plan = plan_for(costs, transport, self.buffers.board is not None)  # what `auto` follows
@@ -172,6 +171,7 @@ class Group:
         if memory and self.broken is None and self.all_left():
             self.buffers.close(self.engine, lambda: self.broken is None)
         self.buffers.leave()
+        self.devices.close(self.broken is not None)
         with self.engine.locked():
             self.engine.remove_group(self)
             self._control.close()

@@ -105,7 +105,7 @@ def test_a_send_waits_for_what_makes_its_bytes_and_keeps_its_place(cupy):
         assert not receives[0].done()
         sends += [sender.isend(np.full(8, 9, "f4"), 1, 1), sender.isend(y + 1, 1, 1)]
         for _ in range(20):
-            if all([send.done() for send in sends]):
+            if sum(send.done() for send in sends) == len(sends):
                 break
     assert [receive.done() for receive in receives] == [True] * 3
     assert [float(buf[0]) for buf in got] == [1, 9, 2]

@@ -19,13 +19,14 @@ class ImplicitConversion(TypeError):
 
 
 class Record(NamedTuple):
-    """One operation: device, stream, what it is, and the thread that queued it."""
+    """One operation: device, stream, what it is, the thread that queued it, and the bytes that a copy moves."""
 
     device: int
     stream: int
     kind: str  # kernel, to host, to device, event, wait event
     name: str
     thread: str
+    nbytes: int = 0
 
 
 class Queue:
@@ -97,7 +98,7 @@ class Machine:
         """The queue of a stream; stream 0 is each device's null stream."""
         return self._queues[device, stream]
 
-    def submit(self, stream: int, kind: str, name: str, work: Callable[[], None]) -> tuple[Queue, int]:
+    def submit(self, stream: int, kind: str, name: str, work: Callable[[], None], nbytes: int = 0) -> tuple[Queue, int]:
         """Queue `work` on a stream of the current device; gives its place. The null stream and blocking streams wait for each other."""
         with self.lock:
             queue = self.queue(self.device, stream)
@@ -105,7 +106,7 @@ class Machine:
             if queue.blocking:
                 others = [other for other in self._queues.values() if other.device == queue.device and other.blocking]
                 needs = [(other, other.submitted) for other in others if other is not queue and 0 in (stream, other.stream)]
-            self.log.append(Record(queue.device, stream, kind, name, threading.current_thread().name))
+            self.log.append(Record(queue.device, stream, kind, name, threading.current_thread().name, nbytes))
             queue.items.append((work, needs))
             queue.submitted += 1
             if not self.deferred:
