@@ -14,6 +14,7 @@ from ..errors import InvalidArgument
 from .dtypes import BFLOAT16, accumulator, dtype_of, is_floating, kind_of
 from .host import HOST
 from .library import Array, Arrays, Event
+from .trouble import explained, hint
 
 __all__ = [
     "BFLOAT16",
@@ -49,12 +50,17 @@ def is_array(x: Any) -> bool:
 
 
 def adopt(x: Any) -> Array:
-    """The memory of another library's array on a GPU as a CuPy array, by DLPack: no copy. Raises InvalidArgument without CuPy."""
+    """Another library's array on a GPU as a CuPy array, by DLPack: no copy. Raises InvalidArgument without CuPy or a driver for it."""
     try:
         import cupy
     except ImportError as error:
         raise InvalidArgument(f"an array on a GPU needs CuPy beside it ({error}); cure: pip install cupy-cuda12x (or -cuda13x)") from error
-    found: Array = cupy.from_dlpack(x)
+    try:
+        found: Array = cupy.from_dlpack(x)
+    except Exception as error:
+        if not hint(error):
+            raise
+        raise InvalidArgument(f"CuPy cannot use this array: {explained(error)}") from error
     return found
 
 

@@ -16,6 +16,7 @@ from .bus import Bus
 from .dtypes import BFLOAT16
 from .kernels import CAST, OPTIONS, source_of
 from .library import Array, Arrays, Event
+from .trouble import mark
 
 __all__ = ["DEVICE"]
 
@@ -31,6 +32,7 @@ _CAST_THREADS, _CAST_EACH = 256, 4
 
 class _Mark:
     def __init__(self, stream: Any = None) -> None:
+        self._device = cupy.cuda.runtime.getDevice()
         self._event = cupy.cuda.Event(disable_timing=True)
         self._event.record(cupy.cuda.get_current_stream() if stream is None else stream)
 
@@ -39,7 +41,11 @@ class _Mark:
         stream.wait_event(self._event)
 
     def done(self) -> bool:
-        return bool(self._event.done)
+        try:
+            return bool(self._event.done)
+        except Exception as error:  # the device says only now what went wrong there
+            mark(error, f"cuda:{self._device}")
+            raise
 
 
 class _Queue:
@@ -48,6 +54,7 @@ class _Queue:
     def __init__(self) -> None:
         self._device, self._stream = cupy.cuda.Device(), cupy.cuda.get_current_stream()
         self.key = self._device.id, self._stream  # the null stream is one object for all devices
+        self.device = f"cuda:{self._device.id}"
 
     def __enter__(self) -> None:
         self._device.__enter__()

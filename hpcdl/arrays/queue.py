@@ -10,9 +10,10 @@ __all__ = ["HasQueue", "Queue", "queue_of"]
 
 
 class Queue(Protocol):
-    """What was current when it was made; as a context, current again, in any thread. `key` tells queues apart."""
+    """What was current when it was made; as a context, current again, in any thread. `key` tells queues apart; `device`: its name."""
 
     key: Any
+    device: str
 
     def __enter__(self) -> None: ...
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import Any
 
-__all__ = ["elsewhere", "explained", "hint"]
+__all__ = ["elsewhere", "explained", "hint", "mark"]
 
 #: What an error's text contains -> what is to be said of it.
 _MEANINGS = {
@@ -39,7 +40,13 @@ def hint(error: BaseException) -> str:
     """What an error of a GPU means and its cure; "" for any other error. Asks the device nothing that could fail."""
     text = str(error)
     found = next((meaning for name, meaning in _MEANINGS.items() if name in text), "")
-    return found.format(**_facts()) if found else ""
+    return found.format(**_facts(getattr(error, "on_device", ""))) if found else ""
+
+
+def mark(error: BaseException, device: str) -> None:
+    """Note on which device an error came up: the one that is current where it is told may be another."""
+    with suppress(AttributeError):  # an exception of compiled code may have no room for it
+        error.on_device = device  # type: ignore[attr-defined]
 
 
 def elsewhere(x: Any) -> str:
@@ -51,10 +58,10 @@ def elsewhere(x: Any) -> str:
     return f"the array is on cuda:{device.id}, where cuda:{current} is current; cure: `with cupy.cuda.Device({device.id}):`, or copy it"
 
 
-def _facts() -> dict[str, str]:
+def _facts(device: str) -> dict[str, str]:
     cupy = sys.modules.get("cupy")
-    facts = {"runtime": "runtime", "device": "cuda:?", "devices": "that of"}
-    for name, look in (("runtime", _runtime), ("device", _device), ("devices", _devices)):
+    facts = {"runtime": "runtime", "device": device or "cuda:?", "devices": "that of"}
+    for name, look in (("runtime", _runtime), ("devices", _devices)):
         try:
             facts[name] = look(cupy)
         except Exception:  # the driver that fails is the one that is asked
@@ -65,10 +72,6 @@ def _facts() -> dict[str, str]:
 def _runtime(cupy: Any) -> str:
     number = int(cupy.cuda.runtime.runtimeGetVersion())
     return f"{number // 1000}.{number % 1000 // 10}"
-
-
-def _device(cupy: Any) -> str:
-    return f"cuda:{int(cupy.cuda.runtime.getDevice())}"
 
 
 def _devices(cupy: Any) -> str:

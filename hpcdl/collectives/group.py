@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import HOST, Arrays
+from ..arrays.trouble import explained
 from ..errors import CommunicationError, InvalidArgument, ranks_text
 from ..transport.base import NamedSums, Pending, Transport, TransportFailure, Truncated
 from .backoff import Backoff
@@ -118,13 +119,12 @@ class Group:
     def trouble(self, operation: Operation, error: BaseException) -> None:
         """Called by the engine when `operation` cannot go on by itself."""
         operation.troubled = True
-        if isinstance(error, Disagreement | Truncated):
-            self._alarm("mismatch", f"in {operation.title}: {error}")
-        elif isinstance(error, TransportFailure):
-            self._alarm("lost", f"in {operation.title}: {error}")
+        if isinstance(error, Disagreement | TransportFailure):
+            cause = "mismatch" if isinstance(error, Disagreement | Truncated) else "lost"
+            self._alarm(cause, f"in {operation.title}: {error}")
         else:
             line = traceback.extract_tb(error.__traceback__)[-1]
-            self._alarm("failed", f"{operation.signature}: {type(error).__name__}: {error} ({line.name}, line {line.lineno})")
+            self._alarm("failed", f"{operation.signature}: {explained(error)} ({line.name}, line {line.lineno})")
 
     def watch(self, now: float) -> bool:
         """Read the control lane; look for operations that make no progress. Called by the engine now and then."""

@@ -17,6 +17,7 @@ from ..collectives.costs import Costs, Layout
 from ..collectives.plan import Plan
 from ..errors import LaunchError
 from . import mpiexec
+from .device_facts import path_rows
 from .env import outside, place
 from .facts import Row
 from .plan_facts import plan_rows
@@ -133,6 +134,7 @@ def probe_rows(gpus: bool) -> Iterator[Row]:
         else ("absent", "")
     )
     yield Row(TOPIC, "GPU awareness", aware or "none", *(() if aware else host))
+    yield from path_rows(found["aware"], gpus)
     yield Row(TOPIC, "ULFM (survives dead ranks)", "works" if found["ulfm"] else "not in this library", "ok" if found["ulfm"] else "absent")
 
 

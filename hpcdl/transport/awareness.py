@@ -15,16 +15,17 @@ _WORDS = {"1": True, "yes": True, "true": True, "on": True, "0": False, "no": Fa
 _OWN = {"CUDA": ("MPIX_Query_cuda_support", 0), "ROCm": ("MPIX_Query_rocm_support", 2)}  # Open MPI, MPICH; and MPICH's number for it
 
 
-def takes_device_memory(environ: Mapping[str, str] = os.environ) -> bool:
+def takes_device_memory(environ: Mapping[str, str] = os.environ, known: list[str] | None = None) -> bool:
     """Whether addresses of device memory may be handed to the MPI library of this process. After MPI_Init.
 
     ``HPCDL_GPU_AWARE=1`` or ``0`` is the site's word for a library that does not say, or says too much; else the library is asked, in this
-    process: a call that reads a flag, which the libraries define after MPI_Init only. Raises InvalidArgument for another word.
+    process: a call that reads a flag, which the libraries define after MPI_Init only. known: what it has said already. Raises
+    InvalidArgument for another word.
     """
     word = environ.get(OVERRIDE, "").strip().lower()
     if word and word not in _WORDS:
         raise InvalidArgument(f"{OVERRIDE} must be 1 or 0, got {word!r}")
-    return _WORDS[word] if word else bool(kinds())
+    return _WORDS[word] if word else bool(kinds() if known is None else known)
 
 
 def kinds() -> list[str]:

@@ -11,7 +11,7 @@ from .tree import imports, sources
 # A room may import itself and what stands to its left.
 ORDER = (
     *("errors", "registry", "launch.env", "launch.machine", "arrays", "transport", "codecs", "collectives"),
-    *("world", "engine", "start", "shards", "agree"),
+    *("world", "engine", "device_path", "start", "shards", "agree"),
     *("reduction", "parallel", "checkpoint"),
     *("numpy", "torch", "keras", "horovod"),  # the doors
     *("launch", "demo", "bench", "cli"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .machine import Machine, Queue
+from . import nccl
+from .machine import CUDARuntimeError, Machine, Queue
 from .missing import Namespace
 
 
@@ -37,6 +38,12 @@ class Device:
     def use(self) -> None:
         """Make it current."""
         self.machine.device = self.id
+
+    @property
+    def pci_bus_id(self) -> str:
+        """Where it sits."""
+        self.machine.check(self.id)
+        return f"0000:{self.id + 1:02x}:00.0"
 
     def synchronize(self) -> None:
         """Wait for everything on the device."""
@@ -96,7 +103,7 @@ class Stream:
         """Later work on this stream waits for the event."""
         queue, number = event.place()
         self._check_device()
-        self.machine.submit(self.ptr, "wait event", "", lambda: queue.run(number))
+        self.machine.submit(self.ptr, "wait event", "", _nothing, after=(queue, number))
 
     def synchronize(self) -> None:
         """Wait for all work on it."""
@@ -134,6 +141,7 @@ class Event:
         if self._place is None:
             return True
         queue, number = self._place
+        self.machine.check(queue.device)
         with self.machine.lock:
             self._polls += 1
             if queue.done < number and self._polls >= self.machine.patience:
@@ -170,11 +178,26 @@ def build(machine: Machine) -> Namespace:
     def alloc_pinned_memory(size: int) -> Any:
         return machine.pinned(size)
 
-    runtime = Namespace("cupy.cuda.runtime", getDeviceCount=lambda: machine.devices, getDevice=lambda: machine.device)
+    def count() -> int:
+        machine.check()
+        if not machine.devices:
+            raise CUDARuntimeError("cudaErrorNoDevice", 100)
+        return machine.devices
+
+    runtime = Namespace(
+        "cupy.cuda.runtime",
+        getDeviceCount=count,
+        getDevice=lambda: machine.device,
+        runtimeGetVersion=lambda: 12090,
+        driverGetVersion=lambda: 0 if machine.driver else 12090,
+        CUDARuntimeError=CUDARuntimeError,
+    )
+    extra = {"nccl": nccl.build(machine)} if machine.nccl else {}
     return Namespace(
         "cupy.cuda",
         **bound,
         runtime=runtime,
         get_current_stream=lambda device_id=-1: get_current_stream(machine, device_id),
         alloc_pinned_memory=alloc_pinned_memory,
+        **extra,
     )
