@@ -26,6 +26,7 @@ class Bus:
         self._fresh, self._down, self._up = fresh, down, up
         self._free: dict[int, list[Array]] = defaultdict(list)
         self._copying: deque[tuple[Event, Array, bool]] = deque()  # and whether it is free afterwards
+        self._lost: list[Array] = []  # which nobody may have any more
         self._lock = Lock()
         self._kept = 0
         self.made = 0  # buffers so far
@@ -67,8 +68,15 @@ class Bus:
 
     def _tidy(self) -> None:
         """Let go of what the device is done with."""
-        while self._copying and self._copying[0][0].done():
-            _, host, free = self._copying.popleft()
+        while self._copying:
+            event, host, free = self._copying[0]
+            try:
+                if not event.done():
+                    return
+            except Exception:  # a device that is lost, of which whoever waits for it is told; nobody knows what it does with `host` now
+                self._lost.append(host)
+                free = False
+            self._copying.popleft()
             if free:
                 self._put(host)
 

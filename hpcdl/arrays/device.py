@@ -60,9 +60,15 @@ class _Queue:
         self._device.__enter__()
         self._stream.__enter__()
 
-    def __exit__(self, *error: object) -> None:
-        self._stream.__exit__(*error)
-        self._device.__exit__(*error)
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            mark(error, self.device)
+        try:
+            self._stream.__exit__(kind, error, trace)
+            self._device.__exit__(kind, error, trace)
+        except Exception as another:
+            mark(another, self.device)
+            raise
 
 
 class _Device:

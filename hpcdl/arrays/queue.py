@@ -10,14 +10,17 @@ __all__ = ["HasQueue", "Queue", "queue_of"]
 
 
 class Queue(Protocol):
-    """What was current when it was made; as a context, current again, in any thread. `key` tells queues apart; `device`: its name."""
+    """What was current when it was made; as a context, current again, in any thread; errors that pass out of it are marked.
+
+    `key` tells queues apart; `device`: its name.
+    """
 
     key: Any
     device: str
 
     def __enter__(self) -> None: ...
 
-    def __exit__(self, *error: object) -> None: ...
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None: ...
 
 
 @runtime_checkable

@@ -7,7 +7,6 @@ from typing import Any
 
 from ..arrays import Arrays
 from ..arrays.queue import queue_of
-from ..arrays.trouble import mark
 from .execute import Body
 
 __all__ = ["follow"]
@@ -31,9 +30,6 @@ def follow(library: Arrays, call: Callable[[int, Any], Body]) -> Callable[[int, 
                     pending = next(body)
                 except StopIteration as stop:
                     return stop.value
-                except Exception as error:
-                    mark(error, queue.device)
-                    raise
             yield pending
 
     return within
