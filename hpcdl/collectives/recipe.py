@@ -82,22 +82,23 @@ def _work_out(
     fast = _is_nccl(collective)
     if fast and host:
         collective, fast = "ring", False  # named too, since a rank with an array on a device does otherwise
-    called, instead, on_devices = "", "ring", fast or (collective == "auto" and not host)
+    on_devices = not host and (fast or collective == "auto")
     if collective == "auto" and group.sums is not None and of(x) is HOST and group.sums.takes(op.by_mpi(work_dtype), work_dtype):
         collective = "horovod"
     if collective == "horovod":
         check_summed(group, x, op, codec, work_dtype, feedback)
-    elif collective == "auto":
+    elif collective == "auto" and host:
         by_mpi = codec.exact and op.by_mpi(work_dtype) is not None
-        collective, segment = group.plan.choose(x.size * work_dtype.itemsize, by_mpi, bool(place), host)
+        collective, segment = group.plan.choose(x.size * work_dtype.itemsize, by_mpi, bool(place))
+    called, instead = collective, "ring"  # the first of which all ranks name, whatever comes of it
     if on_devices:
-        called, instead, segment = collective if fast else "auto", *group.plan.choose(x.size * work_dtype.itemsize, host=False)
+        instead, segment = group.plan.choose(x.size * work_dtype.itemsize, host=False)
         wanted = group.devices.links is not None and nccl.takes(op.ufunc, work_dtype)
-        collective = (collective if fast else "nccl") if wanted else instead
+        collective = instead if not wanted else collective if fast else "nccl"
     extra = ", ".join(
         filter(None, ("weighted" if weighted else "", "error feedback" if feedback else "", place, "on devices" if on_devices else ""))
     )
-    signature = Signature("allreduce", op.name, dtype, x.shape, codec.name, called or collective, extra, name)
+    signature = Signature("allreduce", op.name, dtype, x.shape, codec.name, called, extra, name)
     whole = board if board is not None and board.size == group.transport.size and collective == "shared-memory" else None
     one_step = whole is not None and not place and fits_one_step(whole, x.size * work_dtype.itemsize)
     return Recipe(
