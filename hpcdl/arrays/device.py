@@ -1,4 +1,4 @@
-"""CuPy on a GPU. The only file that imports cupy. Nothing here waits for the device or converts to the host unasked."""
+"""CuPy on a GPU. Nothing here waits for the device or converts to the host unasked."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from contextlib import suppress
@@ -107,6 +108,7 @@ class Connecting:
 
     def _connect(self, size: int, identity: bytes, rank: int) -> None:
         nccl = _module()
+        os.environ.setdefault("NCCL_RUNTIME_CONNECT", "0")  # all connections now: made by the first call, they would block the loop
         try:
             with self._device:
                 made = Communicator(nccl.NcclCommunicator(size, _as_taken(nccl, identity), rank), self._device)

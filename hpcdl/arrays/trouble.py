@@ -6,7 +6,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["elsewhere", "explained", "hint", "mark"]
+__all__ = ["elsewhere", "explained", "hint", "look", "mark"]
 
 #: What an error's text contains -> what is to be said of it.
 _MEANINGS = {
@@ -41,6 +41,19 @@ def hint(error: BaseException) -> str:
     text = str(error)
     found = next((meaning for name, meaning in _MEANINGS.items() if name in text), "")
     return found.format(**_facts(getattr(error, "on_device", ""))) if found else ""
+
+
+def look() -> tuple[str, int, str]:
+    """CuPy's version, the devices that it sees, and what is wrong with them; "", 0, "" for what is not there. Imports CuPy."""
+    version, devices = "", 0
+    try:
+        import cupy
+
+        version = str(cupy.__version__)
+        devices = int(cupy.cuda.runtime.getDeviceCount())
+    except Exception as error:
+        return version, devices, explained(error)
+    return version, devices, ""
 
 
 def mark(error: BaseException, device: str) -> None:

@@ -51,6 +51,6 @@ class Devices:
         self.carrier: Transport = Aware(self._transport) if path.messages == "aware" else Staged(self._transport)
 
     def close(self, broken: bool) -> None:
-        """Give back what the path needed."""
+        """Give back what the path needed; broken: without waiting for other ranks."""
         if self.links is not None:
             self.links.close(broken)

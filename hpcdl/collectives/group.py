@@ -171,7 +171,7 @@ class Group:
         if memory and self.broken is None and self.all_left():
             self.buffers.close(self.engine, lambda: self.broken is None)
         self.buffers.leave()
-        self.devices.close(self.broken is not None)
+        self.devices.close(self.broken is not None or not self.all_left())
         with self.engine.locked():
             self.engine.remove_group(self)
             self._control.close()

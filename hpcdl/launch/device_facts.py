@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..arrays import nccl
-from ..arrays.trouble import explained
+from ..arrays.trouble import look
 from ..collectives.devices import PATHS
 from ..device_path import VARIABLE
 from ..errors import InvalidArgument
@@ -31,20 +31,9 @@ _TIMEOUT = 60.0  # seconds that CUDA gets to start
 
 def main() -> None:
     """Print what CuPy and NCCL say, as one line of JSON."""
-    found: dict[str, Any] = {"cupy": "", "devices": 0, "trouble": "", "nccl": nccl.version_text(), "why_not": nccl.why_not()}
-    try:
-        _ask_cupy(found)
-    except Exception as error:
-        found["trouble"] = explained(error)
+    version, devices, wrong = look()
+    found = {"cupy": version, "devices": devices, "trouble": wrong, "nccl": nccl.version_text(), "why_not": nccl.why_not()}
     print(_MARK + json.dumps(found), flush=True)
-
-
-def _ask_cupy(found: dict[str, Any]) -> None:
-    """Ask CuPy for its version and its devices."""
-    import cupy
-
-    found["cupy"] = cupy.__version__
-    found["devices"] = int(cupy.cuda.runtime.getDeviceCount())
 
 
 def path_rows(aware: list[str], gpus: bool, environ: Mapping[str, str] = os.environ) -> Iterator[Row]:

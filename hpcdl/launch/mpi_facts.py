@@ -134,8 +134,8 @@ def probe_rows(gpus: bool) -> Iterator[Row]:
         else ("absent", "")
     )
     yield Row(TOPIC, "GPU awareness", aware or "none", *(() if aware else host))
-    yield from path_rows(found["aware"], gpus)
     yield Row(TOPIC, "ULFM (survives dead ranks)", "works" if found["ulfm"] else "not in this library", "ok" if found["ulfm"] else "absent")
+    yield from path_rows(found["aware"], gpus)
 
 
 def _fabric(text: str) -> Row:
