@@ -36,6 +36,8 @@ with installed(machine) as cupy:
         if what == "late":
             hpcdl.init(device_path="aware")
         copied = sum(record.nbytes for record in machine.log if record.kind == "to host" and record.stream)
-        print(f"@{rank} {device_path.now(world)}; {'copies' if copied > 3 * 1_200_000 else 'no copies'}", flush=True)
+        told = f"{device_path.now(world)}; {'copies' if copied > 3 * 1_200_000 else 'no copies'}"
     except hpcdl.errors.HpcdlError as error:
-        print(f"@{rank} {type(error).__name__}: {error}", flush=True)
+        told = f"{type(error).__name__}: {error}"
+    sys.stdout.write(f"@{rank} {told}\n")  # at once: ranks share the output
+    sys.stdout.flush()
