@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from . import device_path as device_paths
 from . import engine as engines
 from .collectives.checks import check_timeout
 from .errors import InvalidArgument, LaunchError
@@ -30,13 +31,17 @@ _world: World | None = None
 _comm: Any = None
 
 
-def init(comm: Any = None, timeout: float | None = None, engine: str | None = None) -> World:
+def init(comm: Any = None, timeout: float | None = None, engine: str | None = None, device_path: str | None = None) -> World:
     """The world of all ranks that mpirun or srun started together; a second call returns the same one. Collective.
 
     comm: an mpi4py communicator to use in place of COMM_WORLD, or ranks of it; only those call this then. timeout: seconds without progress
     after which an operation raises Stalled (default 600, or HPCDL_TIMEOUT). engine: who reduces, ``hpcdl`` (default, or HPCDL_ENGINE) or
     ``horovod``, an installed Horovod, which then does what `collective` ``auto`` would choose among sums, means, products of all ranks.
-    Raises LaunchError where no MPI library is found, where the launcher belongs to another one, or where no Horovod fits.
+    device_path: how arrays on devices travel, ``nccl``, ``aware`` (addresses to a GPU-aware MPI), ``staged`` (through pinned host memory),
+    or ``auto`` (default, or HPCDL_DEVICE_PATH): the first of these that can be; NCCL for sums, in which each rank has a device of its own.
+
+    Raises LaunchError where no MPI library is found, where the launcher belongs to another one, where no Horovod fits, or where the device
+    path cannot be.
     """
     global _comm
     with _lock:
@@ -45,6 +50,9 @@ def init(comm: Any = None, timeout: float | None = None, engine: str | None = No
                 raise InvalidArgument("init was called before with another communicator; use world.split or world.group for further ones")
             if engine is not None and engine != _world.engine:
                 raise InvalidArgument(f"the world has the engine {_world.engine!r} already; it is chosen once")
+            path = _world._group.devices.path.asked
+            if device_path not in (None, path):
+                raise InvalidArgument(f"the world has the device path {path!r} already; it is chosen once")
             return _world
         try:
             from .transport import mpi
@@ -57,9 +65,8 @@ def init(comm: Any = None, timeout: float | None = None, engine: str | None = No
             check_world(transport.size, transport.rank, mpi.library_version())
         _comm = comm
         mpi.before_finalize(_finish)
-        return _begin(
-            transport, timeout, mpi.library_version(), engines.words(engine), lambda world, told: engines.start(world, told, comm)
-        )
+        words = engines.words(engine), device_paths.words(device_path, mpi=True)
+        return _begin(transport, timeout, mpi.library_version(), words, lambda world, told: engines.start(world, told, comm))
 
 
 def adopt(transport: Transport, timeout: float | None = None) -> World:
@@ -67,29 +74,33 @@ def adopt(transport: Transport, timeout: float | None = None) -> World:
     with _lock:
         if _world is not None:
             raise InvalidArgument("there is a default world already: adopt comes before init")
-        return _begin(transport, timeout, "", "", lambda world, told: None)
+        return _begin(transport, timeout, "", ("", device_paths.words(None, mpi=False)), lambda world, told: None)
 
 
-def _begin(transport: Transport, timeout: float | None, library: str, words: str, take_engine: Callable[[World, list[str]], None]) -> World:
+def _begin(
+    transport: Transport, timeout: float | None, library: str, words: tuple[str, str], take_engine: Callable[[World, list[str]], None]
+) -> World:
     global _world
     _world = World(transport, timeout)
-    told = _share_settings(_world, check_timeout(timeout), words)
+    told, paths = _share_settings(_world, check_timeout(timeout), words)
     _world.settle_costs(library)
     try:
+        device_paths.take(_world, paths)
         take_engine(_world, told)
     finally:  # afterwards, since what is arranged last for the end comes first, and Horovod arranges its own
         _end_in_order(_world, transport, os.getpid())
     return _world
 
 
-def _share_settings(world: World, timeout: float, words: str) -> list[str]:
-    """Take over rank 0's time-out, as ranks on other nodes may have been given another environment; and every rank's words, by rank.
+def _share_settings(world: World, timeout: float, words: tuple[str, str]) -> tuple[list[str], list[str]]:
+    """Take over rank 0's time-out, as ranks on other nodes may have been given another environment; and every rank's words on
+    engines and on device paths, by rank.
 
-    One operation for both, since it counts among those that errors give numbers to.
+    One operation for all, since it counts among those that errors give numbers to.
     """
-    told = engines.gather(world, f"{timeout!r} {words}")
-    world.set_timeout(float(told[0].split(" ", 1)[0]))
-    return [each.split(" ", 1)[1] for each in told]
+    told = [each.split("\n") for each in engines.gather(world, "\n".join([repr(timeout), *words]))]
+    world.set_timeout(float(told[0][0]))
+    return [each[1] for each in told], [each[2] for each in told]
 
 
 def running() -> World | None:

@@ -93,8 +93,8 @@ class World:
         """Reduce `x` over all ranks, in place, and return it; with `out`, `x` stays as it was and `out` is returned.
 
         op: sum, mean, product, max, min, bit_and, bit_or, bit_xor, logical_and, logical_or, logical_xor. codec: none, fp16, bf16, int8, …
-        (see `hpcdl.codecs`). collective: auto, shared-memory, two-level, ring, halving-doubling, tree, direct, native. weight: makes the
-        mean sum(w x) / sum(w); given on all ranks or on none; 0 takes a rank out, and a mean of nothing is 0. error_feedback: a float32
+        (see `hpcdl.codecs`). collective: auto, shared-memory, two-level, ring, halving-doubling, tree, direct, native, nccl. weight: makes
+        the mean sum(w x) / sum(w); given on all ranks or on none; 0 takes a rank out, and a mean of nothing is 0. error_feedback: a float32
         array (float64 for float64) of x's shape, zero at first, that carries what the codec lost to the next call. The result is bitwise
         equal on all ranks.
         """

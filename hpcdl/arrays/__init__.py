@@ -15,6 +15,7 @@ from .dtypes import BFLOAT16, accumulator, dtype_of, is_floating, kind_of
 from .host import HOST
 from .library import Array, Arrays, Event
 from .queue import Queue
+from .trouble import explained, hint
 
 __all__ = [
     "BFLOAT16",
@@ -57,8 +58,14 @@ def on_host(x: Array) -> Array:
 
 
 def adopt(x: Any) -> Array:
-    """The memory of another library's array on a GPU as a CuPy array, by DLPack: no copy. Raises InvalidArgument without CuPy."""
-    found: Array = _device().from_dlpack(x)
+    """Another library's array on a GPU as a CuPy array, by DLPack: no copy. Raises InvalidArgument without CuPy or a driver for it."""
+    library = _device()
+    try:
+        found: Array = library.from_dlpack(x)
+    except Exception as error:
+        if not hint(error):
+            raise
+        raise InvalidArgument(f"CuPy cannot use this array: {explained(error)}") from error
     return found
 
 

@@ -1,4 +1,4 @@
-"""CuPy on a GPU. The only file that imports cupy. Nothing here waits for the device or converts to the host unasked."""
+"""CuPy on a GPU. Nothing here waits for the device or converts to the host unasked."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from typing import Any
 import cupy
 import numpy as np
 
+from .bus import Bus
 from .dtypes import BFLOAT16
 from .kernels import CAST, OPTIONS, source_of
 from .library import Array, Arrays, Event
+from .trouble import mark
 
 __all__ = ["DEVICE"]
 
@@ -30,18 +32,24 @@ _AHEAD = -1  # priority of a stream whose small kernels go before the large ones
 
 
 class _Mark:
-    def __init__(self, timing: bool = False) -> None:
+    def __init__(self, stream: Any = None, timing: bool = False) -> None:
+        self._device = cupy.cuda.runtime.getDevice()
         self._event = cupy.cuda.Event(disable_timing=not timing)
-        self.again()
+        self._event.record(cupy.cuda.get_current_stream() if stream is None else stream)
 
     def again(self) -> None:
         self._event.record(cupy.cuda.get_current_stream())
 
-    def done(self) -> bool:
-        return bool(self._event.done)
+    def hold_back(self, stream: Any = None) -> None:
+        """Let what is queued on `stream`, or else on the current one, from now on wait for it."""
+        (cupy.cuda.get_current_stream() if stream is None else stream).wait_event(self._event)
 
-    def hold_back(self) -> None:
-        cupy.cuda.get_current_stream().wait_event(self._event)
+    def done(self) -> bool:
+        try:
+            return bool(self._event.done)
+        except Exception as error:  # the device says only now what went wrong there
+            mark(error, f"cuda:{self._device}")
+            raise
 
 
 class _Queue:
@@ -50,14 +58,21 @@ class _Queue:
     def __init__(self, stream: Any) -> None:
         self._device, self._stream = cupy.cuda.Device(), stream
         self.key = self._device.id, self._stream  # the null stream is one object for all devices
+        self.device = f"cuda:{self._device.id}"
 
     def __enter__(self) -> None:
         self._device.__enter__()
         self._stream.__enter__()
 
-    def __exit__(self, *error: object) -> None:
-        self._stream.__exit__(*error)
-        self._device.__exit__(*error)
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            mark(error, self.device)
+        try:
+            self._stream.__exit__(kind, error, trace)
+            self._device.__exit__(kind, error, trace)
+        except Exception as another:
+            mark(another, self.device)
+            raise
 
 
 class _Device:
@@ -70,6 +85,8 @@ class _Device:
     def __init__(self) -> None:
         self._copying: deque[tuple[_Mark, Array]] = deque()
         self._lock = Lock()
+        self._beside: dict[tuple[int, str], Any] = {}  # streams by device and direction
+        self.bus = Bus(self.pinned, self._down, self._up)
 
     def empty(self, n: int, dtype: Any) -> Array:
         return cupy.empty(n, dtype)
@@ -147,6 +164,28 @@ class _Device:
             while self._copying and self._copying[0][0].done():
                 self._copying.popleft()
             self._copying.append((mark, host))
+
+    def _down(self, source: Array, target: Array) -> Event:
+        stream = self._stream("down")
+        _Mark().hold_back(stream)
+        source.get(stream=stream, out=target, blocking=False)
+        return _Mark(stream)
+
+    def _up(self, source: Array, target: Array) -> Event:
+        stream = self._stream("up")
+        _Mark().hold_back(stream)  # something queued earlier may still read what lies there
+        target.set(source, stream=stream)
+        copied = _Mark(stream)
+        copied.hold_back(cupy.cuda.get_current_stream())
+        return copied
+
+    def _stream(self, direction: str) -> Any:
+        """The stream for copies of the current device in that direction: a device has an engine for each, beside its processors."""
+        key = cupy.cuda.Device().id, direction
+        with self._lock:
+            if key not in self._beside:
+                self._beside[key] = cupy.cuda.Stream(non_blocking=True)
+            return self._beside[key]
 
     def pinned(self, nbytes: int) -> Array:
         return np.frombuffer(cupy.cuda.alloc_pinned_memory(max(nbytes, 1)), np.uint8, count=nbytes)

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from ..errors import InvalidArgument
+from .trouble import look
 
 __all__ = ["Gpu", "why_no_gpu"]
 
@@ -14,15 +15,12 @@ _INSTALL = "pip install 'hpcdl[cuda12]' or 'hpcdl[cuda13]', by the CUDA version 
 
 def why_no_gpu() -> str:
     """Why CuPy has no GPU here, with the cure; "" if it has one. Imports CuPy."""
-    try:
-        import cupy
-    except ImportError as error:
-        return f"CuPy is missing ({error}); cure: {_INSTALL}"
-    try:
-        found = int(cupy.cuda.runtime.getDeviceCount())
-    except cupy.cuda.runtime.CUDARuntimeError as error:  # no driver, one too old, no GPU: it says which
-        return f"CuPy {cupy.__version__} finds no GPU ({error}); cure: a node with one and a driver that is new enough, or {_INSTALL}"
-    return "" if found else f"CuPy {cupy.__version__} finds no GPU; cure: a node with one, or CUDA_VISIBLE_DEVICES that names one"
+    version, devices, wrong = look()
+    if not version:
+        return f"CuPy is missing ({wrong}); cure: {_INSTALL}"
+    if wrong:  # no driver, one too old, no GPU: it says which
+        return f"CuPy {version} finds no GPU ({wrong}); cure: a node with one and a driver that is new enough, or {_INSTALL}"
+    return "" if devices else f"CuPy {version} finds no GPU; cure: a node with one, or CUDA_VISIBLE_DEVICES that names one"
 
 
 class Gpu:

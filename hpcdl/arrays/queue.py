@@ -26,13 +26,17 @@ class Mark(Protocol):
 
 
 class Queue(Protocol):
-    """What was current when it was made; as a context, current again, in any thread. `key` tells queues apart."""
+    """What was current when it was made; as a context, current again, in any thread; errors that pass out of it are marked.
+
+    `key` tells queues apart; `device`: its name.
+    """
 
     key: Any
+    device: str
 
     def __enter__(self) -> None: ...
 
-    def __exit__(self, *error: object) -> None: ...
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None: ...
 
 
 @runtime_checkable

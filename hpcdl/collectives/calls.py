@@ -155,6 +155,9 @@ def task_for(
         board=board,
         neighbours=neighbours,
         segment=recipe.segment,
+        links=group.devices.links,
+        instead=recipe.instead,
+        on_devices=recipe.on_devices,
         sums=group.sums,
         name=str(recipe.signature),
     )

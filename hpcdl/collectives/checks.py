@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import HOST, Array, dtype_of, is_array, is_floating, of
+from ..arrays.trouble import elsewhere
 from ..codecs import Codec
 from ..errors import InvalidArgument
 from .group import Group
@@ -21,7 +22,8 @@ _DEFAULT_TIMEOUT = 600.0  # seconds without progress
 
 def check_array(group: Group, x: Array, write: bool = False, numbers: bool = True) -> np.dtype[Any]:
     """Raise InvalidArgument unless `x` is a contiguous array, writeable where it will be written; gives its dtype."""
-    of(x)
+    if of(x) is not HOST and (wrong := elsewhere(x)):
+        raise InvalidArgument(f"{group.place}: {wrong}")
     if isinstance(x, np.ma.MaskedArray | np.matrix):
         raise InvalidArgument(f"{group.place}: a {type(x).__name__} is more than its numbers; pass numpy.asarray of what you mean")
     if not x.flags.c_contiguous:
@@ -41,6 +43,9 @@ def check_out(group: Group, x: Array, out: Array) -> None:
     if not is_array(out) or not is_array(x) or of(out) is not of(x) or out.shape != x.shape or out.dtype != x.dtype:
         what = f"shape {x.shape} and dtype {x.dtype}" if is_array(x) else "the input's shape and dtype; the input is no array"
         raise InvalidArgument(f"{group.place}: out must be an array of {what}")
+    for array in (x, out):
+        if of(array) is not HOST and (wrong := elsewhere(array)):
+            raise InvalidArgument(f"{group.place}: {wrong}")
 
 
 def check_codec(group: Group, codec: Codec, dtype: np.dtype[Any]) -> None:
@@ -75,6 +80,8 @@ def check_residual(group: Group, residual: Array, x: Array, op: Op, codec: Codec
     """Raise InvalidArgument unless `residual` can take what `codec` loses of `x`."""
     if of(residual) is not of(x) or residual.shape != x.shape or residual.dtype != work or not residual.flags.c_contiguous:
         raise InvalidArgument(f"{group.place}: error_feedback must be a contiguous {work} array of shape {x.shape} beside the data")
+    if of(x) is not HOST and (wrong := elsewhere(residual)):
+        raise InvalidArgument(f"{group.place}: error_feedback: {wrong}")
     if not getattr(residual.flags, "writeable", True) or (isinstance(x, np.ndarray) and np.shares_memory(x, residual)):
         raise InvalidArgument(f"{group.place}: error_feedback must be writeable memory of its own, beside the data")
     if op.name not in ("sum", "mean") or codec.exact:

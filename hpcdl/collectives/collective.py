@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -11,6 +12,7 @@ from ..registry import Registry
 from . import direct, halving_doubling, ring, tree
 from .execute import Body, execute
 from .native import Native
+from .nccl import REACHES, Nccl
 from .schedule import Schedule
 from .shared_memory import SharedMemory
 from .task import Task
@@ -64,6 +66,11 @@ collectives.register(
     "two-level", lambda segment=0: TwoLevel(inner=collectives.get("shared-memory"), outer=Scheduled(ring.ALL_REDUCE, segment))
 )
 collectives.register("native", lambda: Native(otherwise=Scheduled(tree.ALL_REDUCE)))
+collectives.register("nccl", lambda reach=REACHES[0]: Nccl(_otherwise, reach))
+
+
+def _otherwise(name: str) -> Callable[[Task], Body]:
+    return by_name(name).allreduce
 
 
 def check_name(name: str) -> None:

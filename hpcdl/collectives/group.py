@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 
 from ..arrays import HOST, Arrays
+from ..arrays.trouble import explained
 from ..errors import CommunicationError, InvalidArgument, ranks_text
 from ..transport.base import NamedSums, Pending, Transport, TransportFailure, Truncated
-from ..transport.staged import Staged
 from .backoff import Backoff
 from .branch import current
 from .buffers import Buffers
 from .control import Control, Entry, State, told, whereabouts
 from .costs import ASSUMED, Costs
 from .crossing import awaited, crosses
+from .devices import Devices
 from .execute import Disagreement
 from .operation import Operation, Signature, chain
 from .plan import Plan, plan_for
@@ -48,9 +49,8 @@ class Group:
         self.place = f"rank {transport.rank} of {transport.size}"
         self.broken: CommunicationError | None = None
         self.left, self._closed = "", False
-        self.lane = lane
-        self._control = Control(lane)
-        self._staged = Staged(transport)
+        self.lane, self._control = lane, Control(lane)
+        self.devices = Devices(transport)
         self.buffers = Buffers(transport)
         self.plan = plan_for(costs, transport, self.buffers.board is not None)  # what `auto` follows
         self.sums: NamedSums | None = None  # of the library that reduces in place of ours, where one does
@@ -70,7 +70,7 @@ class Group:
 
     def carrier(self, library: Arrays) -> Transport:
         """The transport for arrays of `library`."""
-        return self.transport if library is HOST else self._staged
+        return self.transport if library is HOST else self.devices.carrier
 
     def pool(self, library: Arrays) -> Pool:
         """Scratch memory of `library`."""
@@ -119,13 +119,12 @@ class Group:
     def trouble(self, operation: Operation, error: BaseException) -> None:
         """Called by the engine when `operation` cannot go on by itself."""
         operation.troubled = True
-        if isinstance(error, Disagreement | Truncated):
-            self._alarm("mismatch", f"in {operation.title}: {error}")
-        elif isinstance(error, TransportFailure):
-            self._alarm("lost", f"in {operation.title}: {error}")
+        if isinstance(error, Disagreement | TransportFailure):
+            cause = "mismatch" if isinstance(error, Disagreement | Truncated) else "lost"
+            self._alarm(cause, f"in {operation.title}: {error}")
         else:
             line = traceback.extract_tb(error.__traceback__)[-1]
-            self._alarm("failed", f"{operation.signature}: {type(error).__name__}: {error} ({line.name}, line {line.lineno})")
+            self._alarm("failed", f"{operation.signature}: {explained(error)} ({line.name}, line {line.lineno})")
 
     def watch(self, now: float) -> bool:
         """Read the control lane; look for operations that make no progress. Called by the engine now and then."""
@@ -172,6 +171,7 @@ class Group:
         if memory and self.broken is None and self.all_left():
             self.buffers.close(self.engine, lambda: self.broken is None)
         self.buffers.leave()
+        self.devices.close(self.broken is not None or not self.all_left())
         with self.engine.locked():
             self.engine.remove_group(self)
             self._control.close()

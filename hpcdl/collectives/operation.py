@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Generator, Iterable
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -137,7 +138,8 @@ class Operation:
         """Set the outcome, once."""
         if not self.finished:
             if error is not None:
-                self._body.close()  # cancels what it had still to receive: nobody writes into the user's array any more
+                with suppress(Exception):  # a device that is lost, say: the error that is told is the first one
+                    self._body.close()  # cancels what it had still to receive: nobody writes into the user's array any more
             self.result, self.error = result, error
             for action in self._actions:
                 action()

@@ -16,7 +16,8 @@ from .model import price, segment, ways
 __all__ = ["KINDS", "Choice", "Plan", "make", "plan_for", "usable"]
 
 #: own: an array of the user's; window: one in shared memory; without MPI: where the library's own call cannot be used, because a codec or
-#: an operation that MPI lacks is asked for; on a device: where neither it nor shared memory can.
+#: an operation that MPI lacks is asked for; on a device: where neither it nor shared memory can, and NCCL, which `auto` prefers there, is
+#: not wanted or cannot be.
 KINDS = ("own", "window", "own, without MPI", "window, without MPI", "on a device")
 _SIZES = tuple(1 << power for power in range(8, 31))  # bytes at which candidates are compared
 _WORTH, _SURE = 0.85, 0.6  # what is less likely to be the fastest must save so much, or the table would follow the noise of a busy machine
@@ -76,7 +77,7 @@ def plan_for(costs: Costs, transport: Transport, shared: bool) -> Plan:
 
 def usable(transport: Transport, shared: bool) -> tuple[str, ...]:
     """The collectives that are registered and find here what they need. shared: whether ranks of a node share memory."""
-    lacking = {"native"} if transport.native is None else set()
+    lacking = {"nccl"} | ({"native"} if transport.native is None else set())  # arrays on the host, which costs are of, do not go by NCCL
     return tuple(name for name in collectives if name not in (lacking if shared else lacking | _SHARED))
 
 

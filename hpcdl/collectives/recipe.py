@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import HOST, Array, accumulator, dtype_of, of
+from ..arrays import HOST, Array, accumulator, dtype_of, nccl, of
 from ..codecs import Codec
 from ..codecs import by_name as codec_by_name
 from .board import Sides
@@ -32,6 +32,8 @@ class Recipe:
     codec: Codec
     collective: str
     segment: int  # see Task
+    on_devices: bool  # on all ranks
+    instead: str  # the collective where NCCL is wanted and cannot be
     work_dtype: np.dtype[Any]  # in which it is reduced
     signature: Signature
     fingerprint: int
@@ -76,16 +78,27 @@ def _work_out(
     board = group.buffers.board if of(x) is HOST else None
     if board is None and collective in ("shared-memory", "two-level"):
         collective = "ring"  # as these do without shared memory; named, so that ranks that have it notice
-    segment = group.plan.segment
+    segment, host = group.plan.segment, of(x) is HOST
+    fast = _is_nccl(collective)
+    if fast and host:
+        collective, fast = "ring", False  # named too, since a rank with an array on a device does otherwise
+    on_devices = not host and (fast or collective == "auto")
     if collective == "auto" and group.sums is not None and of(x) is HOST and group.sums.takes(op.by_mpi(work_dtype), work_dtype):
         collective = "horovod"
     if collective == "horovod":
         check_summed(group, x, op, codec, work_dtype, feedback)
-    elif collective == "auto":
+    elif collective == "auto" and host:
         by_mpi = codec.exact and op.by_mpi(work_dtype) is not None
-        collective, segment = group.plan.choose(x.size * work_dtype.itemsize, by_mpi, bool(place), of(x) is HOST)
-    extra = ", ".join(filter(None, ("weighted" if weighted else "", "error feedback" if feedback else "", place)))
-    signature = Signature("allreduce", op.name, dtype, x.shape, codec.name, collective, extra, name)
+        collective, segment = group.plan.choose(x.size * work_dtype.itemsize, by_mpi, bool(place))
+    called, instead = collective, "ring"  # the first of which all ranks name, whatever comes of it
+    if on_devices:
+        instead, segment = group.plan.choose(x.size * work_dtype.itemsize, host=False)
+        wanted = group.devices.links is not None and nccl.takes(op.ufunc, work_dtype)
+        collective = instead if not wanted else collective if fast else "nccl"
+    extra = ", ".join(
+        filter(None, ("weighted" if weighted else "", "error feedback" if feedback else "", place, "on devices" if on_devices else ""))
+    )
+    signature = Signature("allreduce", op.name, dtype, x.shape, codec.name, called, extra, name)
     whole = board if board is not None and board.size == group.transport.size and collective == "shared-memory" else None
     one_step = whole is not None and not place and fits_one_step(whole, x.size * work_dtype.itemsize)
     return Recipe(
@@ -93,9 +106,15 @@ def _work_out(
         codec,
         collective,
         segment,
+        on_devices,
+        instead,
         work_dtype,
         signature,
         signature.fingerprint(),
         whole is not None and work_dtype == dtype,
         whole.views(work_dtype, x.shape) if whole is not None and one_step else None,
     )
+
+
+def _is_nccl(collective: str) -> bool:
+    return collective.partition(":")[0] == "nccl"

@@ -48,6 +48,7 @@ def subgroup(group: Group, members: tuple[int, ...], label: str, messages_only: 
             transport = Subset(transport, tuple(range(len(members))))
         lane = group.lane.group(members, 2 * identity + 1)
         made = kind(group.engine, transport, lane, label, group.timeout, group.costs)
+        made.devices.follow(group.devices.path)
         if group.sums is not None and kind is Group and members == tuple(range(group.transport.size)) and not messages_only:
             made.sums = group.sums.within(f"{label} ({identity:x})")
         return made

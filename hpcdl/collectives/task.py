@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Protocol
 from ..arrays import Array
 from ..codecs import BLOCK, Codec
 from ..transport.base import NamedSums, Pending, Transport
-from .layout import CODED_PIECE_BYTES, EXACT_PIECE_BYTES, NETWORK_MESSAGE_BYTES
+from .layout import CODED_PIECE_BYTES, DEVICE_PIECE_BYTES, EXACT_PIECE_BYTES, NETWORK_MESSAGE_BYTES
 from .ops import Op
 from .pool import Pool
 
 if TYPE_CHECKING:
     from .board import Board
+    from .links import Links
 
 __all__ = ["Scale", "Task"]
 
@@ -54,6 +55,9 @@ class Task:
     neighbours: Sequence[Array] | None = None  # `x` of each rank of this node, where it lies in shared memory on all of them
     bounds: list[int] | None = None  # chunk bounds, where the caller fixes them
     segment: int = 0
+    links: Links | None = None  # of the group, where NCCL is wanted
+    instead: str = "ring"  # the collective where it cannot be
+    on_devices: bool = False  # on all ranks, as `auto` sees to; else pieces are what suits arrays on the host
     sums: NamedSums | None = None  # of another library, over all ranks of the group
     name: str = ""  # what it calls this there
     met: set[tuple[str, int]] = field(default_factory=set)  # directions and peers that have the header already
@@ -67,8 +71,10 @@ class Task:
     def piece(self) -> int:
         """The elements in a piece; with a codec, whole blocks, and no more than what stays in the cache while it is encoded."""
         segment = self.segment or (NETWORK_MESSAGE_BYTES if len(set(self.transport.nodes)) > 1 else 0)
+        if self.on_devices:
+            segment = max(segment, DEVICE_PIECE_BYTES)
         if self.codec.exact:
             return max(1, (segment or EXACT_PIECE_BYTES) // int(self.x.itemsize))
-        most = CODED_PIECE_BYTES // 4
+        most = (DEVICE_PIECE_BYTES if self.on_devices else CODED_PIECE_BYTES) // 4
         fitting = segment // self.codec.nbytes(BLOCK) * BLOCK if segment else most
         return max(BLOCK, min(most, fitting))

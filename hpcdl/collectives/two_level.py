@@ -11,7 +11,7 @@ from .execute import Body
 from .shared_memory import slices, sweep
 from .task import Task
 
-__all__ = ["TwoLevel"]
+__all__ = ["TwoLevel", "same_place"]
 
 
 class _Level(Protocol):
@@ -45,13 +45,13 @@ class TwoLevel:
         mine = slice(bounds[board.rank], bounds[board.rank + 1])
         if board.rank < fewest:
             residual = None if task.residual is None else task.residual[mine]
-            across = Subset(task.transport, _same_place(nodes, board.rank))
+            across = Subset(task.transport, same_place(nodes, board.rank))
             yield from self._outer.allreduce(replace(task, x=task.x[mine], residual=residual, transport=across, met=set()))
         yield from sweep(task, board, bounds, reduce=False, gather=True)
         turn.passed = True
 
 
-def _same_place(nodes: tuple[int, ...], local_rank: int) -> tuple[int, ...]:
+def same_place(nodes: tuple[int, ...], local_rank: int) -> tuple[int, ...]:
     """The rank of each node that has the number `local_rank` there."""
     seen: Counter[int] = Counter()
     found = []

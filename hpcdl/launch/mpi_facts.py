@@ -17,6 +17,7 @@ from ..collectives.costs import Costs, Layout
 from ..collectives.plan import Plan
 from ..errors import LaunchError
 from . import mpiexec
+from .device_facts import path_rows
 from .env import outside, place
 from .facts import Row
 from .plan_facts import plan_rows
@@ -126,7 +127,7 @@ def probe_rows(gpus: bool) -> Iterator[Row]:
     sends = ("note", "ranks of a node will exchange messages: mount /dev/shm, or give the container more of it (--shm-size)")
     yield Row(TOPIC, "shared-memory windows", found["windows"] or "work", *(sends if found["windows"] else ()))
     yield _fabric(text)
-    aware = " and ".join(name for name, key in (("CUDA", "cuda"), ("ROCm", "rocm")) if found[key])
+    aware = " and ".join(found["aware"])
     host = (
         ("note", "arrays on the GPU go through pinned host memory; an MPI built with CUDA or ROCm takes them directly")
         if gpus
@@ -134,6 +135,7 @@ def probe_rows(gpus: bool) -> Iterator[Row]:
     )
     yield Row(TOPIC, "GPU awareness", aware or "none", *(() if aware else host))
     yield Row(TOPIC, "ULFM (survives dead ranks)", "works" if found["ulfm"] else "not in this library", "ok" if found["ulfm"] else "absent")
+    yield from path_rows(found["aware"], gpus)
 
 
 def _fabric(text: str) -> Row:

@@ -5,11 +5,12 @@ Apart, in its own processes: a broken MPI hangs or crashes here, not in the doct
 
 from __future__ import annotations
 
-import ctypes
 import json
 import sys
 import time
 from typing import Any
+
+from ..transport.awareness import kinds
 
 MARK = "hpcdl-probe:"
 
@@ -38,7 +39,7 @@ def mpi() -> tuple[int, dict[str, Any]]:
     node = comm.Split_type(MPI.COMM_TYPE_SHARED)
     found["on_node"] = node.size
     found["windows"] = _windows(MPI, node)
-    found["cuda"], found["rocm"] = _query("MPIX_Query_cuda_support"), _query("MPIX_Query_rocm_support")
+    found["aware"] = kinds()
     found["ulfm"] = _ulfm(MPI, comm)
     comm.Barrier()
     return comm.rank, found
@@ -62,21 +63,6 @@ def _windows(mpi4py: Any, node: Any) -> str:
         return "" if seen == list(range(1, node.size + 1)) else f"wrong values {seen}"
     except Exception as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0]}"
-
-
-def _query(name: str) -> bool:
-    """Ask one of the library's extensions, where it has it: the loaded library's symbols are global in this process or not at all."""
-    try:
-        with open("/proc/self/maps", encoding="utf-8") as maps:
-            paths = {line.split(None, 5)[5].strip() for line in maps if "libmpi" in line.rsplit("/", 1)[-1]}
-    except OSError:
-        return False
-    for path in paths:
-        try:
-            return bool(getattr(ctypes.CDLL(path), name)())
-        except (OSError, AttributeError):
-            continue
-    return False
 
 
 def _ulfm(mpi4py: Any, comm: Any) -> bool:

@@ -17,12 +17,15 @@ __all__ = ["default_world", "init", "seed_rank"]
 _settled: World | None = None  # the world for which this process has been set up
 
 
-def init(comm: Any = None, timeout: float | None = None, seed: int | None = None, engine: str | None = None) -> World:
+def init(
+    comm: Any = None, timeout: float | None = None, seed: int | None = None, engine: str | None = None, device_path: str | None = None
+) -> World:
     """The world of all ranks that mpirun or srun started together; a second call returns the same one. Collective.
 
-    comm, timeout, engine: see `hpcdl.init`. seed: a whole number from 0; Python's `random`, NumPy's global generator and torch's are then
-    seeded by it and the rank, so that dropout and augmentation differ between the ranks and are the same in every run. Without it nothing
-    is seeded. Models made after it begin with other values on each rank; `DistributedDataParallel` gives all of them rank 0's.
+    comm, timeout, engine, device_path: see `hpcdl.init`. seed: a whole number from 0; Python's `random`, NumPy's global generator and
+    torch's are then seeded by it and the rank, so that dropout and augmentation differ between the ranks and are the same in every run.
+    Without it nothing is seeded. Models made after it begin with other values on each rank; `DistributedDataParallel` gives all of them
+    rank 0's.
 
     It sets what else is one per process: `world.device` is ``cuda:N`` by the local rank where torch finds GPUs (and the current device of
     torch), else ``cpu``; torch gets as many threads as OMP_NUM_THREADS says, or else this rank's share of the cores, at least 1.
@@ -32,7 +35,7 @@ def init(comm: Any = None, timeout: float | None = None, seed: int | None = None
     global _settled
     if seed is not None and (not isinstance(seed, int) or seed < 0):
         raise InvalidArgument(f"seed must be a whole number from 0, got {seed!r}")
-    world = start.init(comm, timeout, engine)
+    world = start.init(comm, timeout, engine, device_path)
     if _settled is not world:
         _settled = world
         _take_device(world)

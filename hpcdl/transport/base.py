@@ -8,7 +8,18 @@ from typing import Any, NamedTuple, Protocol
 from ..arrays import Array
 from .turns import Turns
 
-__all__ = ["NamedSums", "NativeCalls", "Pending", "Placement", "Transport", "TransportFailure", "Truncated", "Window", "renumber"]
+__all__ = [
+    "DeviceBytes",
+    "NamedSums",
+    "NativeCalls",
+    "Pending",
+    "Placement",
+    "Transport",
+    "TransportFailure",
+    "Truncated",
+    "Window",
+    "renumber",
+]
 
 
 class TransportFailure(Exception):
@@ -32,6 +43,14 @@ class Pending(Protocol):
     def cancel(self) -> None:
         """Give it up. Its buffer must stay alive all the same."""
         ...
+
+
+class DeviceBytes(NamedTuple):
+    """Bytes in device memory by their address. `owner` keeps them where they are."""
+
+    address: int
+    nbytes: int
+    owner: Any
 
 
 class Placement(NamedTuple):
@@ -125,6 +144,7 @@ class Transport(Protocol):
     tags: int  # valid tags are 0 … tags - 1
     threaded: bool  # whether several threads may use it at once
     native: NativeCalls | None  # where there is an MPI library below, and it may be given this group's host arrays
+    direct: bool  # whether isend and irecv take DeviceBytes too, where the library below can
 
     def isend(self, buf: Array, peer: int, tag: int) -> Pending:
         """Start to send the bytes of `buf`, which must not change until it is done."""

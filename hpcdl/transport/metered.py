@@ -32,6 +32,7 @@ class Metered:
         self.nodes = inner.nodes
         self.tags, self.threaded = inner.tags, inner.threaded
         self.native = inner.native  # its calls are not counted
+        self.direct = inner.direct
 
     def isend(self, buf: Array, peer: int, tag: int) -> Pending:
         self.traffic.bytes_sent += buf.nbytes

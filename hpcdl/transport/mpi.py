@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 import time
@@ -18,7 +17,8 @@ from mpi4py import MPI
 from ..arrays import Array
 from ..errors import InvalidArgument
 from ..launch.env import check_launcher, place
-from .base import NativeCalls, Pending, Transport, TransportFailure, Truncated, Window, renumber
+from .base import NativeCalls, Pending, Transport, Window, renumber
+from .mpi_messages import Collective, FromAnybody, Message, cancel_all, failure, memory
 from .turns import Turns
 from .windows import allocate, free_all, nodes_of
 
@@ -32,84 +32,6 @@ _INFINIBAND = "/sys/class/infiniband"  # there where the kernel has such a netwo
 _LET_THE_LAUNCHER_SPEAK = ("OMPI_MCA_mpi_abort_delay", "1")
 _LAST_WORDS = 0.3  # seconds between the last output and MPI_Abort: MPICH's launcher throws away what it has not read by then
 
-#: Messages that MPI has not finished. Why: it still reads or writes their buffers, even after everybody else has forgotten them; so they
-#: also outlive the interpreter, which ends before mpi4py calls MPI_Finalize.
-_unfinished: set[_Message] = set()
-ctypes.pythonapi.Py_IncRef(ctypes.py_object(_unfinished))
-
-
-class _Message:
-    """A request of MPI, and its buffers."""
-
-    __slots__ = ("_buf", "_request", "_status", "nbytes", "source")
-
-    def __init__(self, request: Any, buf: Any, status: Any | None = None) -> None:
-        self._request = request
-        self._buf = buf
-        self._status = status
-        self.source = -1
-        self.nbytes = 0
-        _unfinished.add(self)
-
-    def done(self) -> bool:
-        try:
-            if not self._request.Test(self._status):
-                return False
-        except MPI.Exception as error:
-            raise _failure(error) from error
-        if self._status is not None:
-            self.source = self._status.Get_source()
-            self.nbytes = self._status.Get_count(MPI.BYTE)
-            self._status = None
-        _unfinished.discard(self)
-        return True
-
-    def cancel(self) -> None:
-        if self in _unfinished and self._status is not None:  # a receive; MPI 4 deprecates cancelling sends
-            try:
-                self._request.Cancel()
-                self.done()
-            except (MPI.Exception, TransportFailure):
-                pass  # nothing left to give up
-
-
-class _FromAnybody:
-    """A receive from any rank, posted once a message is there.
-
-    Why: MPICH 5 over several hosts loses receives that are posted with MPI_ANY_SOURCE (the message is matched, and never completed).
-    """
-
-    def __init__(self, comm: Any, buf: Array, tag: int) -> None:
-        self._comm, self._buf, self._tag = comm, buf, tag
-        self._receive: _Message | None = None
-        self.source, self.nbytes = -1, 0
-
-    def done(self) -> bool:
-        if self._receive is None:
-            try:
-                message = self._comm.Improbe(MPI.ANY_SOURCE, self._tag)
-                if message is None:
-                    return False
-                self._receive = _Message(message.Irecv([self._buf, self._buf.nbytes, MPI.BYTE]), self._buf, MPI.Status())
-            except MPI.Exception as error:
-                raise _failure(error) from error
-        finished = self._receive.done()
-        self.source, self.nbytes = self._receive.source, self._receive.nbytes
-        return finished
-
-    def cancel(self) -> None:
-        if self._receive is not None:
-            self._receive.cancel()
-
-
-class _Collective(_Message):
-    """A request of a collective call, which cannot be cancelled (MPI 4.1, sec. 6.12)."""
-
-    __slots__ = ()
-
-    def cancel(self) -> None:
-        pass
-
 
 class _NativeCalls:
     """The library's own collectives on one communicator."""
@@ -120,19 +42,21 @@ class _NativeCalls:
 
     def iallreduce(self, x: Array, op: str) -> Pending:
         try:
-            return _Collective(self._comm.Iallreduce(MPI.IN_PLACE, [x, x.size, _TYPES[x.dtype.name]], getattr(MPI, op)), x)
+            return Collective(self._comm.Iallreduce(MPI.IN_PLACE, [x, x.size, _TYPES[x.dtype.name]], getattr(MPI, op)), x)
         except MPI.Exception as error:
-            raise _failure(error) from error
+            raise failure(error) from error
 
     def iallgather(self, mine: Array, everyone: Array) -> Pending:
         try:
-            return _Collective(self._comm.Iallgather(mine, everyone), (mine, everyone))
+            return Collective(self._comm.Iallgather(mine, everyone), (mine, everyone))
         except MPI.Exception as error:
-            raise _failure(error) from error
+            raise failure(error) from error
 
 
 class MPITransport:
     """Messages over one communicator of its own."""
+
+    direct = True
 
     def __init__(self, comm: Any, nodes: tuple[int, ...]) -> None:
         comm.Set_errhandler(MPI.ERRORS_RETURN)
@@ -148,17 +72,17 @@ class MPITransport:
 
     def isend(self, buf: Array, peer: int, tag: int) -> Pending:
         try:
-            return _Message(self._comm.Isend([buf, buf.nbytes, MPI.BYTE], peer, tag), buf)
+            return Message(self._comm.Isend(memory(buf), peer, tag), buf)
         except MPI.Exception as error:
-            raise _failure(error) from error
+            raise failure(error) from error
 
     def irecv(self, buf: Array, peer: int | None, tag: int) -> Pending:
         if peer is None:
-            return _FromAnybody(self._comm, buf, tag)
+            return FromAnybody(self._comm, buf, tag)
         try:
-            return _Message(self._comm.Irecv([buf, buf.nbytes, MPI.BYTE], peer, tag), buf, MPI.Status())
+            return Message(self._comm.Irecv(memory(buf), peer, tag), buf, MPI.Status())
         except MPI.Exception as error:
-            raise _failure(error) from error
+            raise failure(error) from error
 
     def group(self, ranks: tuple[int, ...], tag: int) -> Transport:
         members = self._comm.Get_group().Incl(list(ranks))
@@ -223,8 +147,7 @@ def _of_ranks(ranks: tuple[int, ...]) -> Any:
 
 def give_up_receives() -> None:
     """Cancel what is still posted, such as the control lanes of groups that nobody closed: MPICH's network layer complains otherwise."""
-    for message in tuple(_unfinished):
-        message.cancel()
+    cancel_all()
 
 
 def library_version() -> str:
@@ -239,8 +162,3 @@ def before_finalize(action: Callable[[], None]) -> None:
         action()
 
     MPI.COMM_SELF.Set_attr(MPI.Comm.Create_keyval(delete_fn=delete), None)
-
-
-def _failure(error: Any) -> TransportFailure:
-    kind = Truncated if error.Get_error_class() == MPI.ERR_TRUNCATE else TransportFailure
-    return kind(error.Get_error_string())

@@ -61,6 +61,7 @@ class SocketTransport:
     tags = 1 << 31
     threaded = True
     native: NativeCalls | None = None
+    direct = False
 
     def __init__(self, switch: Switch, channel: int, ranks: tuple[int, ...], nodes: tuple[int, ...], world_rank: int) -> None:
         self._switch, self._channel = switch, channel

@@ -4,37 +4,70 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
-from ..arrays import HOST, Array, Event, of
+from ..arrays import HOST, Array, of
+from ..arrays.bus import bus_of
 from ..arrays.queue import queue_of
 from .base import NativeCalls, Pending, Transport, Window
+from .line import Line
 
 __all__ = ["Staged"]
 
 
 class _Send:
-    """Device -> pinned host, then the wire once an event says that the copy is final."""
+    """Device -> pinned host beside what the device computes, then the wire once an event says that the copy is final."""
 
     source = -1
     nbytes = 0
 
-    def __init__(self, inner: Transport, buf: Array, peer: int, tag: int) -> None:
-        library, buf = of(buf), buf.view("u1")
-        self._inner, self._peer, self._tag, self._device = inner, peer, tag, buf
-        self._host = library.pinned(buf.nbytes)
-        library.to_host(buf, self._host)
-        self._copied: Event = library.event()
+    def __init__(self, staged: Staged, buf: Array, peer: int, tag: int) -> None:
+        buf = buf.view("u1")
+        self._staged, self._peer, self._tag, self._device = staged, peer, tag, buf
+        self._bus = bus_of(of(buf))
+        self._host = self._bus.take(buf.nbytes)
+        self._copied = self._bus.to_host(buf, self._host)
         self._wire: Pending | None = None
+        self._given_up = self._finished = False
 
-    def start(self) -> bool:
-        """Hand the copy to the wire if it is final."""
-        if self._wire is None and self._copied.done():
-            self._wire = self._inner.isend(self._host, self._peer, self._tag)
-        return self._wire is not None
+    def begin(self) -> bool:
+        if self._wire is None and not self._given_up and self._copied.done():
+            self._wire = self._staged.inner.isend(self._host, self._peer, self._tag)
+        return self._wire is not None or self._given_up
 
     def done(self) -> bool:
-        return self.start() and self._wire is not None and self._wire.done()
+        self._staged.line.advance()
+        if not self._finished and self._wire is not None and self._wire.done():
+            self._finished = True
+            self._bus.give(self._host)
+        return self._finished
 
     def cancel(self) -> None:
+        self._given_up = True
+        if self._wire is not None:
+            self._wire.cancel()
+
+
+class _HostSend:
+    """A send of host memory that lets the staged ones before it go first."""
+
+    source = -1
+    nbytes = 0
+
+    def __init__(self, staged: Staged, buf: Array, peer: int, tag: int) -> None:
+        self._staged, self._buf, self._peer, self._tag = staged, buf, peer, tag
+        self._wire: Pending | None = None
+        self._given_up = False
+
+    def begin(self) -> bool:
+        if self._wire is None and not self._given_up:
+            self._wire = self._staged.inner.isend(self._buf, self._peer, self._tag)
+        return True
+
+    def done(self) -> bool:
+        self._staged.line.advance()
+        return self._wire is not None and self._wire.done()
+
+    def cancel(self) -> None:
+        self._given_up = True
         if self._wire is not None:
             self._wire.cancel()
 
@@ -44,17 +77,18 @@ class _Receive:
 
     def __init__(self, staged: Staged, buf: Array, peer: int | None, tag: int) -> None:
         self._staged, self._queue = staged, queue_of(of(buf))
-        self._buf, self._host = buf.view("u1"), of(buf).pinned(buf.nbytes)
+        self._buf, self._bus = buf.view("u1"), bus_of(of(buf))
+        self._host = self._bus.take(buf.nbytes)
         self._wire = staged.inner.irecv(self._host, peer, tag)
         self._finished = False
         self.source, self.nbytes = -1, 0
 
     def done(self) -> bool:
-        self._staged.advance()
+        self._staged.line.advance()
         if not self._finished and self._wire.done():
             self.source, self.nbytes = self._wire.source, self._wire.nbytes
             with self._queue or nullcontext():
-                of(self._buf).from_host(self._host[: self.nbytes], self._buf[: self.nbytes])
+                self._bus.to_device(self._host[: self.nbytes], self._buf[: self.nbytes])
             self._finished = True
         return self._finished
 
@@ -65,7 +99,8 @@ class _Receive:
 class Staged:
     """Any transport, with device buffers staged through the host; host buffers pass straight through.
 
-    Messages keep their order per peer and tag: a later one is not handed to the wire before the earlier ones.
+    What the device has encoded crosses the bus and the wire as it is. Messages keep their order per peer and tag: a later one is not
+    handed to the wire before the earlier ones.
     """
 
     def __init__(self, inner: Transport) -> None:
@@ -74,21 +109,18 @@ class Staged:
         self.nodes = inner.nodes
         self.tags, self.threaded = inner.tags, inner.threaded
         self.native: NativeCalls | None = None
-        self._waiting: list[_Send] = []
+        self.direct = False
+        self.line = Line()
 
     def isend(self, buf: Array, peer: int, tag: int) -> Pending:
-        if of(buf) is HOST and not self._waiting:
+        if of(buf) is HOST and not self.line.busy((peer, tag)):
             return self.inner.isend(buf, peer, tag)
-        self._waiting.append(_Send(self.inner, buf, peer, tag))
-        return _Ordered(self, self._waiting[-1])
+        message = _HostSend(self, buf, peer, tag) if of(buf) is HOST else _Send(self, buf, peer, tag)
+        self.line.add((peer, tag), message)
+        return message
 
     def irecv(self, buf: Array, peer: int | None, tag: int) -> Pending:
-        return _HostReceive(self, self.inner.irecv(buf, peer, tag)) if of(buf) is HOST else _Receive(self, buf, peer, tag)
-
-    def advance(self) -> None:
-        """Hand to the wire, in order, what has become final."""
-        while self._waiting and self._waiting[0].start():
-            self._waiting.pop(0)
+        return _HostReceive(self.line, self.inner.irecv(buf, peer, tag)) if of(buf) is HOST else _Receive(self, buf, peer, tag)
 
     def group(self, ranks: tuple[int, ...], tag: int) -> Transport:
         return Staged(self.inner.group(ranks, tag))
@@ -104,14 +136,14 @@ class Staged:
 
 
 class _HostReceive:
-    """A receive that lets staged sends go on. Why: ranks that all wait to receive would never look at what they have to send."""
+    """A receive into host memory, which lets what waits in the line go on."""
 
-    def __init__(self, staged: Staged, wire: Pending) -> None:
-        self._staged, self._wire = staged, wire
+    def __init__(self, line: Line, wire: Pending) -> None:
+        self._line, self._wire = line, wire
         self.source, self.nbytes = -1, 0
 
     def done(self) -> bool:
-        self._staged.advance()
+        self._line.advance()
         finished = self._wire.done()
         if finished:
             self.source, self.nbytes = self._wire.source, self._wire.nbytes
@@ -119,20 +151,3 @@ class _HostReceive:
 
     def cancel(self) -> None:
         self._wire.cancel()
-
-
-class _Ordered:
-    """A staged send that lets the ones before it go first."""
-
-    source = -1
-    nbytes = 0
-
-    def __init__(self, staged: Staged, send: _Send) -> None:
-        self._staged, self._send = staged, send
-
-    def done(self) -> bool:
-        self._staged.advance()
-        return self._send not in self._staged._waiting and self._send.done()
-
-    def cancel(self) -> None:
-        self._send.cancel()

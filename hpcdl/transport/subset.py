@@ -19,6 +19,7 @@ class Subset:
         self.nodes = renumber(inner.nodes[member] for member in members)
         self.tags, self.threaded = inner.tags, inner.threaded
         self.native: NativeCalls | None = None
+        self.direct = inner.direct
 
     def isend(self, buf: Array, peer: int, tag: int) -> Pending:
         return self.inner.isend(buf, self._members[peer], tag)

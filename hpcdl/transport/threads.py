@@ -68,6 +68,7 @@ class ThreadTransport:
     tags = 1 << 30
     threaded = True
     native: NativeCalls | None = None
+    direct = False
 
     def __init__(self, hub: ThreadHub, name: Any, ranks: tuple[int, ...], world_rank: int) -> None:
         self.hub = hub

@@ -38,7 +38,7 @@ def test_every_collective_of_the_package_has_a_price() -> None:
         for way in ways(ASSUMED, layout, tuple(collectives)):
             assert 0 < price(way, 1 << 20, layout, ASSUMED) < price(way, 1 << 24, layout, ASSUMED) < 10
     named = {way.collective for layout in (Layout((0, 0)), Layout((0, 0, 1))) for way in ways(ASSUMED, layout, tuple(collectives))}
-    assert named == set(collectives)
+    assert named == set(collectives) - {"nccl"}  # for devices, where `auto` takes it wherever it can be
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,11 @@ class installed:  # noqa: N801  (a context manager, used like a function)
         self.module = build(machine)
 
     def __enter__(self):
-        self.before = {name: sys.modules.pop(name, None) for name in ("cupy", "hpcdl.arrays.device")}
+        self.before = {name: sys.modules.pop(name, None) for name in ("cupy", "cupy.cuda", "cupy.cuda.nccl", "hpcdl.arrays.device")}
         sys.modules["cupy"] = self.module
+        sys.modules["cupy.cuda"] = self.module.cuda
+        if self.module.machine.nccl:
+            sys.modules["cupy.cuda.nccl"] = self.module.cuda.nccl
         return self.module
 
     def __exit__(self, *_):

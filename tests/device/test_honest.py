@@ -74,6 +74,50 @@ def test_cuda(both):
                 check(getattr(double.cuda, kind), getattr(real.cuda, kind), name)
 
 
+def test_nccl(both):
+    """Needs the library of NCCL too (pip install nvidia-nccl-cu12), and no GPU: names, values, parameters, and what an identity is."""
+    import importlib
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        real = importlib.import_module("cupy.cuda.nccl")
+    if not real.available:
+        pytest.skip("the library of NCCL is not installed (pip install nvidia-nccl-cu12)")
+    with installed(Machine(nccl=True)) as double:
+        mine = double.cuda.nccl
+    for name in names(mine):
+        check(mine, real, name)
+        if name.startswith("NCCL_"):
+            assert getattr(mine, name) == getattr(real, name), name
+    for name in names(mine.NcclCommunicator.__mro__[1]):
+        check(mine.NcclCommunicator, real.NcclCommunicator, name)
+        theirs = parameters(getattr(real.NcclCommunicator, name))
+        if theirs:
+            ours = parameters(getattr(mine.NcclCommunicator, name))
+            assert ours == theirs, name
+    assert parameters(mine.NcclCommunicator)[:3] == ["ndev", "commId", "rank"] == parameters(real.NcclCommunicator)[:3]
+    assert len(real.get_unique_id()) == len(mine.get_unique_id()) == 128
+    assert type(real.get_unique_id()) is type(mine.get_unique_id()) is bytes
+    with pytest.raises(TypeError):
+        real.NcclCommunicator(1, tuple(range(128)), 0)
+    with pytest.raises(TypeError):
+        mine.NcclCommunicator(1, tuple(range(128)), 0)
+    error = real.NcclError(5)
+    assert type(mine.NcclError(5)).__name__ == type(error).__name__ and error.status == 5
+    assert str(error).split(":")[0] == str(mine.NcclError(5)).split(":")[0]
+
+
+def test_errors_of_cuda(both):
+    from device.fake_cupy.machine import ERRORS, CUDARuntimeError
+
+    _, real = both
+    for name, status in ERRORS.items():
+        error = real.cuda.runtime.CUDARuntimeError(status)
+        assert str(error).split(":")[0] == name == str(CUDARuntimeError(name, status)).split(":")[0]
+        assert error.status == status and isinstance(error, RuntimeError)
+
+
 VIEWS = ["a[3:9]", "a[0]", "a[None]", "a[:, None]", "a[5:5]", "a[...]", "a.T", "next(iter(a.reshape(2, -1)))", "a.view('bfloat16')"]
 VIEWS += ["a[4:68].view('<f4')", "a[1:4].view('f4')", "a[0].view('u1')", "a[:0].view('f4')", "a[2:6].view('u4')[0]"]
 VIEWS += ["a.reshape(-1, 4)", "a.reshape(-1, 4).T", "a.reshape(-1, 4)[:, :2]", "a.reshape(3, -1)", "a[:0].reshape(-1)"]

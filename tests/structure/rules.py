@@ -11,14 +11,14 @@ from .tree import imports, sources
 # A room may import itself and what stands to its left.
 ORDER = (
     *("errors", "registry", "launch.env", "launch.machine", "arrays", "transport", "codecs", "collectives"),
-    *("world", "engine", "start", "shards", "agree"),
+    *("world", "engine", "device_path", "start", "shards", "agree"),
     *("reduction", "parallel", "checkpoint"),
     *("numpy", "torch", "keras", "horovod"),  # the doors
     *("launch", "demo", "bench", "cli"),
 )
 # What is imported from outside, and the only places for it.
 PLACES = {
-    "mpi4py": ("transport.mpi", "transport.windows", "launch", "bench"),
+    "mpi4py": ("transport.mpi", "transport.mpi_messages", "transport.windows", "launch", "bench"),
     "cupy": ("arrays",),
     "cupyx": ("arrays",),
     "cupy_backends": ("arrays",),

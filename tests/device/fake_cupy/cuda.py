@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .machine import Machine, Queue
+from . import nccl
+from .machine import CUDARuntimeError, Machine, Queue
 from .memory import OutOfMemoryError
 from .missing import Namespace
 
@@ -38,6 +39,12 @@ class Device:
     def use(self) -> None:
         """Make it current."""
         self.machine.device = self.id
+
+    @property
+    def pci_bus_id(self) -> str:
+        """Where it sits."""
+        self.machine.check(self.id)
+        return f"0000:{self.id + 1:02x}:00.0"
 
     def synchronize(self) -> None:
         """Wait for everything on the device."""
@@ -105,7 +112,7 @@ class Stream:
         """Later work on this stream waits for the event."""
         queue, number = event.place()
         self._check_device()
-        self.machine.submit(self.ptr, "wait event", "", lambda: queue.run(number))
+        self.machine.submit(self.ptr, "wait event", "", _nothing, after=(queue, number))
 
     def synchronize(self) -> None:
         """Wait for all work on it."""
@@ -144,6 +151,7 @@ class Event:
         if self._place is None:
             return True
         queue, number = self._place
+        self.machine.check(queue.device)
         with self.machine.lock:
             self._polls += 1
             if queue.done < number and self._polls >= self.machine.patience:
@@ -161,15 +169,11 @@ class Event:
         return self._place
 
 
-class CUDARuntimeError(RuntimeError):
-    """What the runtime says: a number and its text."""
-
-
 def get_elapsed_time(start_event: Event, end_event: Event) -> float:
     """Milliseconds; both must have come. As many as there were operations in between."""
     (one, begin), (other, end) = start_event.place(), end_event.place()
     if one.done < begin or other.done < end or not (start_event.timing and end_event.timing):
-        raise CUDARuntimeError("cudaErrorNotReady, or an event without timing")
+        raise CUDARuntimeError("cudaErrorNotReady", 600)
     return float(end - begin)
 
 
@@ -192,16 +196,23 @@ def build(machine: Machine) -> Namespace:
     def alloc_pinned_memory(size: int) -> Any:
         return machine.pinned(size)
 
+    def count() -> int:
+        machine.check()
+        if not machine.devices:
+            raise CUDARuntimeError("cudaErrorNoDevice", 100)
+        return machine.devices
+
     memory = Namespace("cupy.cuda.memory", OutOfMemoryError=OutOfMemoryError)
     runtime = Namespace(
         "cupy.cuda.runtime",
-        getDeviceCount=lambda: machine.devices,
+        getDeviceCount=count,
         getDevice=lambda: machine.device,
         getDeviceProperties=lambda device: {"name": f"Double {device}".encode()},
         runtimeGetVersion=lambda: 12090,
-        driverGetVersion=lambda: 13000,
+        driverGetVersion=lambda: 0 if machine.driver else 13000,
         CUDARuntimeError=CUDARuntimeError,
     )
+    extra = {"nccl": nccl.build(machine)} if machine.nccl else {}
     return Namespace(
         "cupy.cuda",
         **bound,
@@ -210,4 +221,5 @@ def build(machine: Machine) -> Namespace:
         get_current_stream=lambda device_id=-1: get_current_stream(machine, device_id),
         alloc_pinned_memory=alloc_pinned_memory,
         get_elapsed_time=get_elapsed_time,
+        **extra,
     )

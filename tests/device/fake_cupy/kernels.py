@@ -113,7 +113,7 @@ def to_host(machine: Machine, source: Any, stream: Any, out: Any, blocking: bool
     before = machine.device
     machine.device = source._device_id
     try:
-        queue, number = submit(machine, "to host", "", lambda: np.copyto(bytes_there, bytes_here), stream)
+        queue, number = submit(machine, "to host", "", lambda: np.copyto(bytes_there, bytes_here), stream, source.nbytes)
     finally:
         machine.device = before
     if blocking or (pinned is None and source.size):
@@ -137,7 +137,7 @@ def to_device(machine: Machine, source: np.ndarray[Any, Any], target: Any, strea
     before = machine.device
     machine.device = target._device_id
     try:
-        queue, number = submit(machine, "to device", "", lambda: np.copyto(here, there), stream)
+        queue, number = submit(machine, "to device", "", lambda: np.copyto(here, there), stream, source.nbytes)
     finally:
         machine.device = before
     if pinned is None and stream is None:
@@ -147,14 +147,14 @@ def to_device(machine: Machine, source: np.ndarray[Any, Any], target: Any, strea
 def upload(machine: Machine, source: np.ndarray[Any, Any], target: Any) -> None:
     """What cupy.asarray does with a NumPy array: through pinned memory of its own, without waiting."""
     value, there = source.copy(), target._memory
-    submit(machine, "to device", "asarray", lambda: np.copyto(there, value))
+    submit(machine, "to device", "asarray", lambda: np.copyto(there, value), nbytes=source.nbytes)
 
 
-def submit(machine: Machine, kind: str, name: str, work: Callable[[], None], stream: Any = None) -> Any:
+def submit(machine: Machine, kind: str, name: str, work: Callable[[], None], stream: Any = None, nbytes: int = 0) -> Any:
     """Queue on `stream`, or on the current one."""
     stream = get_current_stream(machine) if stream is None else stream
     stream._check_device()
-    return machine.submit(stream.ptr, kind, name, work)
+    return machine.submit(stream.ptr, kind, name, work, nbytes)
 
 
 def _stand_in(x: Any) -> Any:

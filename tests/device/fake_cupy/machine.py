@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -18,14 +19,37 @@ class ImplicitConversion(TypeError):
     """Something would have gone to the host, or waited for the device, without being asked to."""
 
 
+Gate = Callable[[], bool]  # whether an item may run now; what waits for other ranks has one
+HANG = 60.0  # seconds after which a host that waits for a device gives up
+
+
+class CUDARuntimeError(RuntimeError):
+    """What CuPy raises for an error of CUDA. Exactly its name and its `status`."""
+
+    def __init__(self, name: str, status: int) -> None:
+        self.status = status
+        super().__init__(f"{name}: as the double was told")
+
+
+#: Numbers of errors that a test may ask for.
+ERRORS = {
+    "cudaErrorInsufficientDriver": 35,
+    "cudaErrorNoDevice": 100,
+    "cudaErrorIllegalAddress": 700,
+    "cudaErrorMemoryAllocation": 2,
+    "cudaErrorUnknown": 999,
+}
+
+
 class Record(NamedTuple):
-    """One operation: device, stream, what it is, and the thread that queued it."""
+    """One operation: device, stream, what it is, the thread that queued it, and the bytes that a copy moves."""
 
     device: int
     stream: int
     kind: str  # kernel, to host, to device, event, wait event; malloc and free: the pool has asked the device itself, which waits
     name: str
     thread: str
+    nbytes: int = 0
 
 
 class Queue:
@@ -33,24 +57,39 @@ class Queue:
 
     def __init__(self, device: int, stream: int, blocking: bool) -> None:
         self.device, self.stream, self.blocking = device, stream, blocking
-        self.items: deque[tuple[Callable[[], None], list[tuple[Queue, int]]]] = deque()
+        self.items: deque[tuple[Callable[[], None], list[tuple[Queue, int]], Gate | None]] = deque()
         self.submitted = self.done = 0
+        self._running = False
 
-    def run(self, until: int) -> None:
-        """Do everything up to item number `until`, and what it depends on."""
-        while self.done < until:
-            work, needs = self.items.popleft()
-            self.done += 1
-            for queue, number in needs:
-                queue.run(number)
-            work()
+    def run(self, until: int) -> bool:
+        """Do everything up to item number `until`, and what it depends on, as far as gates are open; whether it came so far."""
+        if self._running:
+            return self.done >= until
+        self._running = True
+        try:
+            while self.done < until:
+                work, needs, gate = self.items[0]
+                if not all(queue.run(number) for queue, number in needs) or (gate is not None and not gate()):
+                    return False
+                self.items.popleft()
+                self.done += 1
+                work()
+            return True
+        finally:
+            self._running = False
 
 
 class Machine:
-    """`devices` fake GPUs. deferred: work waits until it is asked for; an event becomes done at its poll number `patience`."""
+    """`devices` fake GPUs. deferred: work waits until it is asked for; an event becomes done at its poll number `patience`.
 
-    def __init__(self, devices: int = 4, deferred: bool = True, patience: int = 3) -> None:
+    nccl: whether ranks that are threads find NCCL. `driver` and `faults` name errors of CUDA: of the driver as a whole, and by device.
+    """
+
+    def __init__(self, devices: int = 4, deferred: bool = True, patience: int = 3, nccl: bool = False) -> None:
         self.devices, self.deferred, self.patience = devices, deferred, patience
+        self.nccl = nccl
+        self.driver = ""
+        self.faults: dict[int, str] = {}
         self.lock = threading.RLock()
         self.log: list[Record] = []
         self.waits: list[str] = []  # every time that the host waited for a device
@@ -65,6 +104,7 @@ class Machine:
         self._pinned: dict[int, np.ndarray[Any, Any]] = {}  # address -> block, those in use
         self._free: dict[int, list[np.ndarray[Any, Any]]] = {}
         self._local = threading.local()
+        self.communicators: list[Any] = []  # of NCCL, so far
 
     # --- what is current in this thread
 
@@ -98,38 +138,57 @@ class Machine:
         """The queue of a stream; stream 0 is each device's null stream."""
         return self._queues[device, stream]
 
-    def submit(self, stream: int, kind: str, name: str, work: Callable[[], None]) -> tuple[Queue, int]:
-        """Queue `work` on a stream of the current device; gives its place. The null stream and blocking streams wait for each other."""
+    def submit(
+        self, stream: int, kind: str, name: str, work: Callable[[], None], nbytes: int = 0, after: Any = None, gate: Gate | None = None
+    ) -> tuple[Queue, int]:
+        """Queue `work` on a stream of the current device; gives its place. The null stream and blocking streams wait for each other.
+
+        after: a place in a queue that it waits for. gate: see `Gate`.
+        """
+        self.check(self.device)
         with self.lock:
             queue = self.queue(self.device, stream)
-            needs = []
+            needs = [] if after is None else [after]
             if queue.blocking:
                 others = [other for other in self._queues.values() if other.device == queue.device and other.blocking]
-                needs = [(other, other.submitted) for other in others if other is not queue and 0 in (stream, other.stream)]
-            self.note(queue.device, stream, kind, name)
-            queue.items.append((work, needs))
+                needs += [(other, other.submitted) for other in others if other is not queue and 0 in (stream, other.stream)]
+            self.note(queue.device, stream, kind, name, nbytes)
+            queue.items.append((work, needs, gate))
             queue.submitted += 1
             if not self.deferred:
                 queue.run(queue.submitted)
             return queue, queue.submitted
 
-    def note(self, device: int, stream: int, kind: str, name: str) -> None:
+    def note(self, device: int, stream: int, kind: str, name: str, nbytes: int = 0) -> None:
         """Put it into the record."""
-        self.log.append(Record(device, stream, kind, name, threading.current_thread().name))
+        self.log.append(Record(device, stream, kind, name, threading.current_thread().name, nbytes))
 
     def later(self, device: int, stream: int, work: Callable[[], None]) -> None:
         """Have `work` done when the stream has come so far: nothing that the program has asked for."""
         queue = self.queue(device, stream)
-        queue.items.append((work, []))
+        queue.items.append((work, [], None))
         queue.submitted += 1
         if not self.deferred:
             queue.run(queue.submitted)
 
     def wait(self, queue: Queue, number: int, why: str) -> None:
         """The host waits for item `number`."""
-        with self.lock:
-            self.waits.append(f"{why} ({threading.current_thread().name})")
-            queue.run(number)
+        self.waits.append(f"{why} ({threading.current_thread().name})")
+        end = time.monotonic() + HANG
+        while True:
+            self.check(queue.device)
+            with self.lock:
+                if queue.run(number):
+                    return
+            if time.monotonic() > end:
+                raise RuntimeError(f"the fake device {queue.device} hangs in {why}: ranks have not called NCCL alike")
+            time.sleep(1e-3)
+
+    def check(self, device: int | None = None) -> None:
+        """Raise what CUDA would, if the driver or the device is in trouble."""
+        name = self.driver or ("" if device is None else self.faults.get(device, ""))
+        if name:
+            raise CUDARuntimeError(name, ERRORS[name])
 
     def refuse(self, what: str) -> None:
         """An implicit conversion was tried."""

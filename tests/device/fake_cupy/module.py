@@ -30,7 +30,9 @@ def build(machine: Machine) -> Namespace:
     contents |= {name: getattr(np, name) for name in DTYPES} | {"nan": np.nan, "inf": np.inf, "newaxis": None}
     contents |= _creation(machine, array) | _functions(machine, array)
     contents["RawModule"] = type("RawModule", (raw.RawModule,), {"machine": machine})
-    module = Namespace("cupy", ndarray=array, cuda=below, machine=machine, is_available=lambda: True, **contents)
+    module = Namespace(
+        "cupy", ndarray=array, cuda=below, machine=machine, is_available=lambda: bool(machine.devices) and not machine.driver, **contents
+    )
     module.__version__ = "14.0.0+double"
     return module
 

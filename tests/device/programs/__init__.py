@@ -1,0 +1,1 @@
+"""Programs that the tests start on several ranks, with the double in the place of CuPy."""
