@@ -50,6 +50,11 @@ class Devices:
         self.links = Links(forced=path.asked == "nccl") if path.nccl else None
         self.carrier: Transport = Aware(self._transport) if path.messages == "aware" else Staged(self._transport)
 
+    def abort(self) -> None:
+        """End what is under way: the group is broken."""
+        if self.links is not None:
+            self.links.abort()
+
     def close(self, broken: bool) -> None:
         """Give back what the path needed; broken: without waiting for other ranks."""
         if self.links is not None:

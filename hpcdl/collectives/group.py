@@ -50,8 +50,7 @@ class Group:
         self.broken: CommunicationError | None = None
         self.left, self._closed = "", False
         self.lane, self._control = lane, Control(lane)
-        self.devices = Devices(transport)
-        self.buffers = Buffers(transport)
+        self.devices, self.buffers = Devices(transport), Buffers(transport)
         self.plan = plan_for(costs, transport, self.buffers.board is not None)  # what `auto` follows
         self.sums: NamedSums | None = None  # of the library that reduces in place of ours, where one does
         self.recipes: dict[Any, Any] = {}  # what calls of all-reduce amount to, by their arguments
@@ -246,5 +245,6 @@ class Group:
 
     def _fail(self, error: CommunicationError) -> None:
         self.broken = error
+        self.devices.abort()
         for operation in tuple(self._active.values()):
             operation.finish(error=error)
