@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Protocol
 
-__all__ = ["Line", "Waiting"]
+from .base import Pending
+
+__all__ = ["Held", "Line", "Waiting"]
 
 
 class Waiting(Protocol):
@@ -42,3 +44,36 @@ class Line:
                 queue.popleft()
             if not queue:
                 del self._waiting[key]
+
+
+class Held:
+    """A message that `go` makes once those before it in its line have gone."""
+
+    def __init__(self, line: Line, go: Callable[[], Pending]) -> None:
+        self._line, self._go = line, go
+        self._wire: Pending | None = None
+        self._given_up = False
+        self.source, self.nbytes = -1, 0
+
+    def begin(self) -> bool:
+        """See `Waiting`."""
+        if self._wire is None and not self._given_up:
+            self._wire = self._go()
+        return True
+
+    def done(self) -> bool:
+        """Whether it has been made, and is done."""
+        self._line.advance()
+        return self._wire is not None and self._ask(self._wire)
+
+    def _ask(self, wire: Pending) -> bool:
+        finished = wire.done()
+        if finished:
+            self.source, self.nbytes = wire.source, wire.nbytes
+        return finished
+
+    def cancel(self) -> None:
+        """Want it no more."""
+        self._given_up = True
+        if self._wire is not None:
+            self._wire.cancel()

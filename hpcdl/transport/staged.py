@@ -7,8 +7,9 @@ from contextlib import nullcontext
 from ..arrays import HOST, Array, of
 from ..arrays.bus import bus_of
 from ..arrays.queue import queue_of
-from .base import NativeCalls, Pending, Transport, Window
-from .line import Line
+from .around import Around
+from .base import Pending
+from .line import Held
 
 __all__ = ["Staged"]
 
@@ -46,32 +47,6 @@ class _Send:
             self._wire.cancel()
 
 
-class _HostSend:
-    """A send of host memory that lets the staged ones before it go first."""
-
-    source = -1
-    nbytes = 0
-
-    def __init__(self, staged: Staged, buf: Array, peer: int, tag: int) -> None:
-        self._staged, self._buf, self._peer, self._tag = staged, buf, peer, tag
-        self._wire: Pending | None = None
-        self._given_up = False
-
-    def begin(self) -> bool:
-        if self._wire is None and not self._given_up:
-            self._wire = self._staged.inner.isend(self._buf, self._peer, self._tag)
-        return True
-
-    def done(self) -> bool:
-        self._staged.line.advance()
-        return self._wire is not None and self._wire.done()
-
-    def cancel(self) -> None:
-        self._given_up = True
-        if self._wire is not None:
-            self._wire.cancel()
-
-
 class _Receive:
     """The wire -> pinned host, then queued to the device in the order of the stream that was current when it was posted."""
 
@@ -96,58 +71,24 @@ class _Receive:
         self._wire.cancel()
 
 
-class Staged:
+class Staged(Around):
     """Any transport, with device buffers staged through the host; host buffers pass straight through.
 
     What the device has encoded crosses the bus and the wire as it is. Messages keep their order per peer and tag: a later one is not
     handed to the wire before the earlier ones.
     """
 
-    def __init__(self, inner: Transport) -> None:
-        self.inner = inner
-        self.rank, self.size, self.ranks = inner.rank, inner.size, inner.ranks
-        self.nodes = inner.nodes
-        self.tags, self.threaded = inner.tags, inner.threaded
-        self.native: NativeCalls | None = None
-        self.direct = False
-        self.line = Line()
-
     def isend(self, buf: Array, peer: int, tag: int) -> Pending:
         if of(buf) is HOST and not self.line.busy((peer, tag)):
             return self.inner.isend(buf, peer, tag)
-        message = _HostSend(self, buf, peer, tag) if of(buf) is HOST else _Send(self, buf, peer, tag)
+        host = of(buf) is HOST
+        message = Held(self.line, lambda: self.inner.isend(buf, peer, tag)) if host else _Send(self, buf, peer, tag)
         self.line.add((peer, tag), message)
         return message
 
     def irecv(self, buf: Array, peer: int | None, tag: int) -> Pending:
-        return _HostReceive(self.line, self.inner.irecv(buf, peer, tag)) if of(buf) is HOST else _Receive(self, buf, peer, tag)
-
-    def group(self, ranks: tuple[int, ...], tag: int) -> Transport:
-        return Staged(self.inner.group(ranks, tag))
-
-    def window(self, nbytes: int) -> Window | None:
-        return None  # of the host; device arrays have no place in it
-
-    def abort(self, code: int) -> None:
-        self.inner.abort(code)
-
-    def close(self) -> None:
-        self.inner.close()
-
-
-class _HostReceive:
-    """A receive into host memory, which lets what waits in the line go on."""
-
-    def __init__(self, line: Line, wire: Pending) -> None:
-        self._line, self._wire = line, wire
-        self.source, self.nbytes = -1, 0
-
-    def done(self) -> bool:
-        self._line.advance()
-        finished = self._wire.done()
-        if finished:
-            self.source, self.nbytes = self._wire.source, self._wire.nbytes
-        return finished
-
-    def cancel(self) -> None:
-        self._wire.cancel()
+        if of(buf) is not HOST:
+            return _Receive(self, buf, peer, tag)
+        message = Held(self.line, lambda: self.inner.irecv(buf, peer, tag))
+        message.begin()  # at once; what waits in the line goes on when it is asked
+        return message
