@@ -9,7 +9,7 @@ from ..errors import CommunicationError, InvalidArgument
 from .errors import translated
 from .request import Request
 
-__all__ = ["forget_all", "poll", "register", "synchronize"]
+__all__ = ["forget_all", "on_device", "poll", "register", "synchronize"]
 
 _numbers = count()
 _open: dict[int, Request] = {}
@@ -32,6 +32,12 @@ def poll(handle: int) -> bool:
     if handle not in _open:
         raise InvalidArgument(f"Handle {handle} was not created or has been cleared.")
     return _open[handle].done()
+
+
+def on_device(handle: int) -> bool:
+    """Whether the operation's arrays are on a device, so that its result has a place in a stream."""
+    request = _open.get(handle)
+    return request is not None and request.join is not None
 
 
 def synchronize(handle: int) -> Any:

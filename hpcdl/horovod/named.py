@@ -25,6 +25,7 @@ from ..world import World
 from .errors import Refused
 from .feedback import Dropped, check_way
 from .fuse import reduce_together
+from .queued import ask
 from .reduce import check_op, part_of
 from .request import Request
 from .small import Values, dtype_named
@@ -79,7 +80,7 @@ class Named:
             started = reduce_together(self.data, arrays, wanted, given, dropped)
             return [operation for operation, _ in started], lambda: _ended([end for _, end in started], then)
 
-        return self.table.request(wanted, begin, Values(arrays if given is None else given, arrays, then))
+        return ask(self.table, arrays, wanted, begin, Values(arrays if given is None else given, arrays, then))
 
     def allgather(
         self, arrays: Sequence[Array], name: str = "", grouped: bool = False, then: Callable[[Any], Any] | None = None
@@ -98,7 +99,7 @@ class Named:
                 operations.append(all_gather_into(self.data, _bytes(x), _cut(out, rows), (x.dtype, (None, *x.shape[1:]))))
             return operations, lambda: outs if then is None else then(outs)
 
-        return self.table.request(Wanted("grouped allgather" if grouped else "allgather", name, _told(arrays)), begin)
+        return ask(self.table, arrays, Wanted("grouped allgather" if grouped else "allgather", name, _told(arrays)), begin)
 
     def broadcast(self, x: Array, root: int, name: str = "", then: Callable[[], Any] | None = None) -> Request:
         """Overwrite `x` with that of `root`, a rank of this set."""
@@ -108,7 +109,7 @@ class Named:
         def begin(verdict: Verdict) -> tuple[list[Operation], Callable[[], Any]]:
             return [moves.broadcast(self.data, x, root)], lambda: _ended([], then)
 
-        return self.table.request(Wanted("broadcast", name, _told([x]), root=root), begin)
+        return ask(self.table, [x], Wanted("broadcast", name, _told([x]), root=root), begin)
 
     def alltoall(self, x: Array, splits: Sequence[int] | None, name: str = "", then: Callable[[Any, Any], Any] | None = None) -> Request:
         """A new array, and the rows in it from each rank: the next splits[r] rows of `x` go to rank r. None: the same number to each."""
@@ -126,7 +127,7 @@ class Named:
             operation = all_to_all_into(self.data, parts, _cut(out, received), (x.dtype, (None, *x.shape[1:])))
             return [operation], lambda: (out, received) if then is None else then(out, received)
 
-        return self.table.request(Wanted("alltoall", name, _told([x]), splits=tuple(sending)), begin)
+        return ask(self.table, [x], Wanted("alltoall", name, _told([x]), splits=tuple(sending)), begin)
 
     def reducescatter(
         self,
@@ -162,7 +163,7 @@ class Named:
 
             return [operation for operation, _ in started], result
 
-        return self.table.request(wanted, begin)
+        return ask(self.table, arrays, wanted, begin)
 
     def barrier(self, name: str = "") -> Request:
         """Done once all ranks have come."""

@@ -36,6 +36,7 @@ class Request(Operation):
         super().__init__(table, next(table.numbers), Signature(kind, op, dtype, shape, extra=extra, name=wanted.name), _until(self, table))
         self.table, self.wanted, self.number_of_call, self.begin, self.values = table, wanted, number, begin, values
         self.meeting: Meeting | None = None
+        self.join: Callable[[], None] | None = None  # on a device: puts the caller's stream behind it
         self.timeout = table.patience
         self.ordered = False
         self._open = 0
@@ -87,7 +88,10 @@ class Request(Operation):
         with self.group.engine:
             if meeting is not None:
                 comes(meeting, self.table.meetings.roomy)
-            return super().wait(timeout)
+            result = super().wait(timeout)
+        if self.join is not None:
+            self.join()
+        return result
 
     def _end(self, result: Callable[[], Any]) -> None:
         try:

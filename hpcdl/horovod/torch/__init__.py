@@ -8,7 +8,7 @@ from .. import basics as _basics
 from .. import shared
 from ..basics import Max, Min, Product, init, is_homogeneous
 from ..errors import HorovodInternalError
-from ..handles import forget_all, poll, synchronize
+from ..handles import forget_all, poll
 from ..objects import broadcast_object
 from ..shared import *  # noqa: F403 - all that is in its __all__
 from . import elastic
@@ -25,6 +25,7 @@ from .functions import (
     grouped_reducescatter,
     reducescatter,
 )
+from .memory import synchronize
 from .movement import (
     allgather_async,
     alltoall_async,

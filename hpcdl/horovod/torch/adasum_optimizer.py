@@ -11,8 +11,8 @@ import torch
 from ..arguments import waiting
 from ..basics import Adasum
 from ..compressors import codec_of
-from ..handles import synchronize
 from ..process_sets import global_process_set
+from .memory import synchronize
 from .reductions import start_allreduce
 
 __all__ = ["AdasumSteps"]

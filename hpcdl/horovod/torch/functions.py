@@ -10,9 +10,9 @@ import torch
 from ..arguments import op_of, waiting
 from ..basics import Average, Sum, rank
 from ..compressors import codec_of
-from ..handles import synchronize
 from ..process_sets import ProcessSet, global_process_set
 from .compression import Compression
+from .memory import synchronize
 from .movement import allgather_async, alltoall_async, broadcast_async, grouped_allgather_async
 from .reductions import (
     allreduce_async_,

@@ -11,8 +11,8 @@ import torch
 from ..basics import named, op_name
 from ..compressors import codec_of
 from ..feedback import Dropped, carries_over
-from ..handles import synchronize
 from ..process_sets import ProcessSet
+from .memory import synchronize
 from .reductions import sparse_allreduce_async, start_allreduce
 
 __all__ = ["Gradients"]

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from ...errors import InvalidArgument
+from ...torch.streams import ordered
 from ..arguments import place_of, waiting
 from ..basics import named
-from ..handles import register, synchronize
+from ..handles import register
 from ..process_sets import ProcessSet, global_process_set
-from .memory import array_of, tensors_of
+from .memory import array_of, synchronize, tensors_of
 
 __all__ = [
     "allgather_async",
@@ -29,11 +30,13 @@ __all__ = [
 ]
 
 
+@ordered
 def allgather_async(tensor: torch.Tensor, name: str | None = None, process_set: ProcessSet = global_process_set) -> int:
     """Start to gather all ranks' `tensor` along dimension 0, in rank order; first dimensions may differ. A handle."""
     return register(named(process_set).allgather([array_of(tensor)], name or "", then=lambda outs: tensors_of(outs)[0]))
 
 
+@ordered
 def grouped_allgather_async(tensors: Sequence[torch.Tensor], name: str | None = None, process_set: ProcessSet = global_process_set) -> int:
     """The same for several tensors, all together."""
     return register(named(process_set).allgather([array_of(x) for x in tensors], name or "", grouped=True, then=tensors_of))
@@ -46,6 +49,7 @@ def broadcast_async(tensor: torch.Tensor, root_rank: int, name: str | None = Non
     return broadcast_async_(tensor.detach().clone(), root_rank, name, process_set)
 
 
+@ordered
 def broadcast_async_(tensor: torch.Tensor, root_rank: int, name: str | None = None, process_set: ProcessSet = global_process_set) -> int:
     """Start to overwrite `tensor` with rank `root_rank`'s. A handle."""
 
@@ -64,6 +68,7 @@ def broadcast_(tensor: torch.Tensor, root_rank: int, name: str | None = None, pr
     return found
 
 
+@ordered
 def alltoall_async(tensor: torch.Tensor, splits: Any = None, name: str | None = None, process_set: ProcessSet = global_process_set) -> int:
     """Start to send rows of `tensor`: the next splits[r] to rank r; without splits the same number to each. A handle.
 

@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 
+from ...torch.streams import ordered
 from ..arguments import op_of, waiting
 from ..basics import Average, named, op_name
 from ..compressors import codec_of
 from ..feedback import Dropped
-from ..handles import register, synchronize
+from ..handles import register
 from ..process_sets import ProcessSet, global_process_set
-from .memory import array_of, tensors_of
+from .memory import array_of, synchronize, tensors_of
 from .spare import empty_like
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 
+@ordered
 def start_allreduce(
     tensors: Sequence[torch.Tensor],
     name: str | None,
@@ -122,6 +124,7 @@ def grouped_allreduce_async_(
     return start_allreduce(list(tensors), name, op_of(op, average), prescale_factor, postscale_factor, process_set, grouped=True)
 
 
+@ordered
 def sparse_allreduce_async(
     tensor: torch.Tensor, name: str, op: int, process_set: ProcessSet = global_process_set
 ) -> Callable[[], torch.Tensor]:
@@ -164,6 +167,7 @@ def grouped_reducescatter_async(
     return start_reducescatter(tensors, name, op, process_set, prescale_factor, postscale_factor, grouped=True)
 
 
+@ordered
 def start_reducescatter(
     tensors: Sequence[torch.Tensor],
     name: str | None,
@@ -184,6 +188,7 @@ def start_reducescatter(
     return register(there.reducescatter(arrays, name or "", op_name(op), prescale, postscale, codec, grouped, result))
 
 
+@ordered
 def plain_allreduce(
     tensors: Sequence[torch.Tensor],
     name: str | None,

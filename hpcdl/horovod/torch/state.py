@@ -11,8 +11,8 @@ from ...errors import InvalidArgument
 from .. import objects
 from ..arguments import waiting
 from ..basics import rank
-from ..handles import synchronize
 from ..process_sets import global_process_set
+from .memory import synchronize
 from .movement import broadcast_async_
 
 __all__ = ["allgather_object", "broadcast_optimizer_state", "broadcast_parameters"]
