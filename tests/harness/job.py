@@ -92,12 +92,12 @@ class Job:
 
     def farewell(self) -> str:
         """After the last result: wait for the job's end. The complaint if it ended badly, "" if well."""
-        deadline = time.monotonic() + GRACE
+        deadline = time.monotonic() + time_limit()
         while self._process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
         if self._process.poll() is None:
             self._end()
-            return f"the ranks did not end {GRACE:g} s after their last test\n{self._tail()}"
+            return f"the ranks did not end {time_limit():g} s after their last test\n{self._tail()}"
         if self._process.returncode and not self._told:
             return f"the ranks ended with status {self._process.returncode} after their last test\n{self._tail()}"
         return ""
