@@ -28,6 +28,7 @@ _CASTS = {
     (BFLOAT16, np.dtype(np.float32)): "float32_from_bfloat16",
 }
 _CAST_THREADS, _CAST_EACH = 256, 4
+_SUCCESS, _NOT_READY = 0, 600  # of what CUDA says of an event
 _AHEAD = -1  # priority of a stream whose small kernels go before the large ones of others: other ranks wait for what they make
 
 
@@ -45,11 +46,13 @@ class _Mark:
         (cupy.cuda.get_current_stream() if stream is None else stream).wait_event(self._event)
 
     def done(self) -> bool:
-        try:
-            return bool(self._event.done)
-        except Exception as error:  # the device says only now what went wrong there
-            mark(error, f"cuda:{self._device}")
-            raise
+        """Why not the event's own `done`: that says "not yet" of a device that is lost, for ever."""
+        status = int(cupy.cuda.runtime.eventQuery(self._event.ptr))
+        if status in (_SUCCESS, _NOT_READY):
+            return status == _SUCCESS
+        error = cupy.cuda.runtime.CUDARuntimeError(status)  # the device says only now what went wrong there
+        mark(error, f"cuda:{self._device}")
+        raise error
 
 
 class _Queue:

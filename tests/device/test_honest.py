@@ -114,8 +114,23 @@ def test_errors_of_cuda(both):
     _, real = both
     for name, status in ERRORS.items():
         error = real.cuda.runtime.CUDARuntimeError(status)
-        assert str(error).split(":")[0] == name == str(CUDARuntimeError(name, status)).split(":")[0]
+        assert str(error).split(":")[0] == name == str(CUDARuntimeError(status)).split(":")[0]
         assert error.status == status and isinstance(error, RuntimeError)
+
+
+def test_an_event_of_a_device_in_trouble_is_not_done_and_says_why_when_asked(both):
+    """CuPy raises nothing there: what CUDA says is a number. Without a driver every event is in trouble."""
+    double, real = both
+    double.cuda.Event.machine.driver = "cudaErrorInsufficientDriver"
+    for cupy in (double, real):
+        event = cupy.cuda.Event.__new__(cupy.cuda.Event)
+        if cupy is double:
+            event.ptr, event._place, event._polls = 0, (double.machine._queues[0, 0], 1), 0
+            double.machine.events[0] = event
+        elif real.is_available():
+            pytest.skip("the driver is there, and no event in trouble")
+        assert event.done is False
+        assert cupy.cuda.runtime.eventQuery(0) not in (0, 600)
 
 
 VIEWS = ["a[3:9]", "a[0]", "a[None]", "a[:, None]", "a[5:5]", "a[...]", "a.T", "next(iter(a.reshape(2, -1)))", "a.view('bfloat16')"]

@@ -70,6 +70,33 @@ def test_a_device_that_is_lost_before_a_call(ranks, cupy):
 
 
 @pytest.mark.ways("threads")
+def test_a_device_that_is_lost_while_everybody_only_waits(ranks, cupy):
+    """Nothing is queued there any more that could fail: it is the event itself that must be asked."""
+
+    def body(world):
+        here = world.group(range(world.size))
+        with own_stream(cupy, world):
+            mine = up(cupy, gradient(world.rank, 300_000))
+            world.barrier()
+            with pytest.raises(CommunicationError, match=LOST):
+                handle = here.allreduce_async(mine, "mean", "none", "ring")
+                if world.rank == 1:
+                    cupy.machine.faults[1] = "cudaErrorIllegalAddress"
+                handle.wait()
+            if world.rank == 1:
+                with pytest.raises(cupy.cuda.runtime.CUDARuntimeError, match="cudaErrorIllegalAddress"):
+                    mark.done()
+        world.barrier()
+
+    from hpcdl.arrays.device import DEVICE
+
+    with cupy.cuda.Device(1):
+        mark = DEVICE.event()
+    cupy.machine.patience = 50
+    ranks(3, body)
+
+
+@pytest.mark.ways("threads")
 def test_arrays_on_another_device_than_the_current_one(ranks, cupy):
     def body(world):
         with cupy.cuda.Device(1):

@@ -138,6 +138,8 @@ class Event:
         self._place: tuple[Queue, int] | None = None
         self._polls = 0
         self.timing = not disable_timing
+        self.ptr = id(self)
+        self.machine.events[self.ptr] = self
 
     def record(self, stream: Stream | None = None) -> None:
         """Mark the end of what is queued on `stream` now."""
@@ -147,16 +149,23 @@ class Event:
 
     @property
     def done(self) -> bool:
-        """Whether all work before the mark has finished. Never waits."""
+        """Whether all work before the mark has finished. Never waits, and, as CuPy's, is not told of errors: then it just never is."""
+        return self.status() == 0
+
+    def status(self) -> int:
+        """What CUDA says of it: 0, 600 (not yet), or an error."""
         if self._place is None:
-            return True
+            return 0
         queue, number = self._place
-        self.machine.check(queue.device)
+        try:
+            self.machine.check(queue.device)
+        except CUDARuntimeError as error:
+            return error.status
         with self.machine.lock:
             self._polls += 1
             if queue.done < number and self._polls >= self.machine.patience:
                 queue.run(number)
-            return queue.done >= number
+            return 0 if queue.done >= number else 600
 
     def synchronize(self) -> None:
         """Wait for the mark."""
@@ -173,7 +182,7 @@ def get_elapsed_time(start_event: Event, end_event: Event) -> float:
     """Milliseconds; both must have come. As many as there were operations in between."""
     (one, begin), (other, end) = start_event.place(), end_event.place()
     if one.done < begin or other.done < end or not (start_event.timing and end_event.timing):
-        raise CUDARuntimeError("cudaErrorNotReady", 600)
+        raise CUDARuntimeError(600)
     return float(end - begin)
 
 
@@ -199,8 +208,11 @@ def build(machine: Machine) -> Namespace:
     def count() -> int:
         machine.check()
         if not machine.devices:
-            raise CUDARuntimeError("cudaErrorNoDevice", 100)
+            raise CUDARuntimeError(100)
         return machine.devices
+
+    def event_query(event: int) -> int:
+        return int(machine.events[event].status())
 
     memory = Namespace("cupy.cuda.memory", OutOfMemoryError=OutOfMemoryError)
     runtime = Namespace(
@@ -210,6 +222,7 @@ def build(machine: Machine) -> Namespace:
         getDeviceProperties=lambda device: {"name": f"Double {device}".encode()},
         runtimeGetVersion=lambda: 12090,
         driverGetVersion=lambda: 0 if machine.driver else 13000,
+        eventQuery=event_query,
         CUDARuntimeError=CUDARuntimeError,
     )
     extra = {"nccl": nccl.build(machine)} if machine.nccl else {}

@@ -24,19 +24,21 @@ HANG = 60.0  # seconds after which a host that waits for a device gives up
 
 
 class CUDARuntimeError(RuntimeError):
-    """What CuPy raises for an error of CUDA. Exactly its name and its `status`."""
+    """What CuPy raises for an error of CUDA: made of its number, begins with its name."""
 
-    def __init__(self, name: str, status: int) -> None:
+    def __init__(self, status: int) -> None:
         self.status = status
+        name = next(name for name, number in ERRORS.items() if number == status)
         super().__init__(f"{name}: as the double was told")
 
 
-#: Numbers of errors that a test may ask for.
+#: Numbers of errors that a test may ask for, and of what CUDA says of an event that has not come.
 ERRORS = {
     "cudaErrorInsufficientDriver": 35,
     "cudaErrorNoDevice": 100,
     "cudaErrorIllegalAddress": 700,
     "cudaErrorMemoryAllocation": 2,
+    "cudaErrorNotReady": 600,
     "cudaErrorUnknown": 999,
 }
 
@@ -104,6 +106,7 @@ class Machine:
         self._pinned: dict[int, np.ndarray[Any, Any]] = {}  # address -> block, those in use
         self._free: dict[int, list[np.ndarray[Any, Any]]] = {}
         self._local = threading.local()
+        self.events: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()  # by their number
         self.communicators: list[Any] = []  # of NCCL, so far
 
     # --- what is current in this thread
@@ -188,7 +191,7 @@ class Machine:
         """Raise what CUDA would, if the driver or the device is in trouble."""
         name = self.driver or ("" if device is None else self.faults.get(device, ""))
         if name:
-            raise CUDARuntimeError(name, ERRORS[name])
+            raise CUDARuntimeError(ERRORS[name])
 
     def refuse(self, what: str) -> None:
         """An implicit conversion was tried."""
