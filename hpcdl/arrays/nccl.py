@@ -146,9 +146,10 @@ class Communicator:
         self._inner.allGather(mine, x.data.ptr, n, _number(_DTYPES[x.dtype.name]), _stream())
 
     def check(self) -> None:
-        """Raise what NCCL has found out since, such as a peer that is gone."""
-        if self._inner is not None:
-            self._inner.check_async_error()
+        """Raise what NCCL has found out since, such as a peer that is gone; or that it has been ended: what was queued has no result."""
+        if self._inner is None:
+            raise RuntimeError("the communicator of NCCL has been ended, after another operation failed")
+        self._inner.check_async_error()
 
     def close(self) -> None:
         """Give it back; all that was queued is done."""

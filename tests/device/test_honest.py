@@ -124,8 +124,9 @@ def test_an_event_of_a_device_in_trouble_is_not_done_and_says_why_when_asked(bot
     double.cuda.Event.machine.driver = "cudaErrorInsufficientDriver"
     for cupy in (double, real):
         event = cupy.cuda.Event.__new__(cupy.cuda.Event)
+        event.ptr = 0
         if cupy is double:
-            event.ptr, event._place, event._polls = 0, (double.machine._queues[0, 0], 1), 0
+            event._place = double.machine._queues[0, 0], 1
             double.machine.events[0] = event
         elif real.is_available():
             pytest.skip("the driver is there, and no event in trouble")

@@ -228,6 +228,33 @@ def test_a_device_that_is_lost_ends_in_an_error_that_names_rank_and_device(ranks
     assert all(made._over == "aborted" for made in cupy.machine.communicators)
 
 
+def test_an_operation_whose_communicator_another_one_has_ended_has_no_result(ranks, cupy):
+    """The second operation fails on rank 0 while the first is still under way there: what NCCL leaves of that is no sum."""
+
+    def body(world):
+        here = fast(world)
+        with own_stream(cupy, world):
+            mine, other = cupy.full(1000, 1, "f4"), cupy.zeros(500, "f4")
+            here.allreduce(cupy.zeros(5, "f4"))
+            world.barrier()
+            made = next(made for made in cupy.machine.communicators if made.rank_id() == world.rank)
+            queue = made.allReduce
+            if world.rank == 0:
+                made.allReduce = lambda *call: fail() if call[2] == 500 else queue(*call)
+            else:  # its stream does not come to them
+                made.allReduce = lambda *call: None
+            handles = [here.allreduce_async(mine, "sum"), here.allreduce_async(other, "sum")]
+            for handle in handles if world.rank == 0 else ():
+                with pytest.raises(CommunicationError, match=r"(?s)rank 0 of 2 failed.*no room"):
+                    handle.wait()
+            world.barrier()
+
+    def fail():
+        raise MemoryError("no room")
+
+    ranks(2, body)
+
+
 def test_an_error_of_nccl_itself(ranks, cupy):
     def body(world):
         here = fast(world)

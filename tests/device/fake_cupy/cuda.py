@@ -150,9 +150,9 @@ class Event:
     @property
     def done(self) -> bool:
         """Whether all work before the mark has finished. Never waits, and, as CuPy's, is not told of errors: then it just never is."""
-        return self.status() == 0
+        return self._status() == 0
 
-    def status(self) -> int:
+    def _status(self) -> int:
         """What CUDA says of it: 0, 600 (not yet), or an error."""
         if self._place is None:
             return 0
@@ -212,7 +212,7 @@ def build(machine: Machine) -> Namespace:
         return machine.devices
 
     def event_query(event: int) -> int:
-        return int(machine.events[event].status())
+        return int(machine.events[event]._status())
 
     memory = Namespace("cupy.cuda.memory", OutOfMemoryError=OutOfMemoryError)
     runtime = Namespace(
