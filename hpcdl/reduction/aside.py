@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
@@ -20,8 +20,8 @@ _MOST_MARKS = 16  # that are kept for a bucket from step to step
 class Aside(Protocol):
     """The order between the caller's work and that on buckets, which are known by their numbers."""
 
-    def reserve(self, bucket: int, nbytes: int) -> None:
-        """See that `bucket` will find so much memory for its wires. Raises MemoryError."""
+    def reserve(self, nbytes: Sequence[int]) -> None:
+        """See that each bucket will find so much memory for its wires, beside those that are under way with it. Raises MemoryError."""
         ...
 
     def note(self, bucket: int) -> None:
@@ -50,7 +50,7 @@ class Aside(Protocol):
 class _Here:
     """The host: work is done when a call returns."""
 
-    def reserve(self, bucket: int, nbytes: int) -> None:
+    def reserve(self, nbytes: Sequence[int]) -> None:
         pass
 
     def note(self, bucket: int) -> None:
@@ -84,9 +84,12 @@ class _Streams:
         self._queues: dict[int, Queue] = {}
         self._marks: dict[int, dict[Any, Mark]] = {}  # by bucket, and by the stream in which they are
 
-    def reserve(self, bucket: int, nbytes: int) -> None:
-        with self.within(bucket):
-            self._arrays.empty(nbytes, "u1")  # given back at once: the library keeps it for this stream
+    def reserve(self, nbytes: Sequence[int]) -> None:
+        held = []  # until all are there: one that is given back goes to the next stream, where that is the last resort
+        for bucket in range(min(self._in_flight, len(nbytes))):
+            with self.within(bucket):
+                held.append(self._arrays.empty(max(nbytes[bucket :: self._in_flight]), "u1"))
+        del held  # the library keeps each for its stream
 
     def note(self, bucket: int) -> None:
         marks, key = self._marks.setdefault(bucket, {}), self._library.queue().key

@@ -68,8 +68,7 @@ def _try(
     """The buckets, or why they cannot be. Not collective."""
     try:
         buckets = [Bucket.allocate(library, plan, library.xp.zeros(plan.size, plan.dtype), feedback) for plan in plans]
-        for number, plan in enumerate(plans):
-            aside.reserve(number, _scratch(compressor, plan, group.transport.size))
+        aside.reserve([_scratch(compressor, plan, group.transport.size) for plan in plans])
     except MemoryError as error:
         return [], str(error) or type(error).__name__
     return buckets, ""

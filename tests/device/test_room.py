@@ -3,6 +3,7 @@
 import warnings
 
 import pytest
+from harness.outcome import RankFailure
 
 from device.places import own_stream
 from device.test_overlap import SHAPES, write
@@ -69,3 +70,23 @@ def test_with_room_nothing_is_said(ranks, cupy):
             assert not said and len(reducer._buckets) == 1
 
     ranks(2, body)
+
+
+@pytest.mark.ways("threads")
+def test_there_is_room_for_all_buckets_that_are_under_way_at_a_time(ranks, cupy):
+    """Room for the wires of one bucket, but not of two, is not enough for two at a time: told at the start, and no step runs out."""
+    n = 34_048  # its wires take a little more than a power of two: nearly half of their buffer is spare
+    nbytes, one = 4 * n, 40 * n  # of a bucket, and what is asked for to reduce it
+
+    def body(world):
+        with own_stream(cupy, world):
+            cupy.machine.memory.limit[world.rank] = 2 * nbytes + 2 * nbytes + one * 5 // 4
+            reducer = Reducer(world, [(n,)] * 2, "topk:ratio=1", like=cupy.empty(0), bucket_bytes=nbytes, in_flight=2)
+            for i, view in enumerate(reducer.views):
+                view[...] = world.rank + i
+                reducer.ready(i)
+            reducer.wait()
+            world.barrier()
+
+    with pytest.raises(RankFailure, match="OutOfMemory: .*no room on the device for the gradients"):
+        ranks(2, body)
