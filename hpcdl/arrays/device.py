@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache
@@ -16,6 +17,7 @@ from .bus import Bus
 from .dtypes import BFLOAT16
 from .kernels import CAST, OPTIONS, source_of
 from .library import Array, Arrays, Event
+from .queue import own_thread
 from .trouble import mark
 
 __all__ = ["DEVICE"]
@@ -30,6 +32,21 @@ _CASTS = {
 _CAST_THREADS, _CAST_EACH = 256, 4
 _SUCCESS, _NOT_READY = 0, 600  # of what CUDA says of an event
 _AHEAD = -1  # priority of a stream whose small kernels go before the large ones of others: other ranks wait for what they make
+
+
+class _Depth(threading.local):
+    """How many queues this thread is within."""
+
+    now = 0
+
+
+_depth = _Depth()
+
+
+def _stay_on(device: int) -> None:
+    """In a thread of our own that is within no queue, make `device` current for good: see `serve`."""
+    if not _depth.now and own_thread() and cupy.cuda.runtime.getDevice() != device:
+        cupy.cuda.Device(device).use()
 
 
 class _Mark:
@@ -47,6 +64,7 @@ class _Mark:
 
     def done(self) -> bool:
         """Why not the event's own `done`: that says "not yet" of a device that is lost, for ever."""
+        _stay_on(self._device)
         status = int(cupy.cuda.runtime.eventQuery(self._event.ptr))
         if status in (_SUCCESS, _NOT_READY):
             return status == _SUCCESS
@@ -64,10 +82,13 @@ class _Queue:
         self.device = f"cuda:{self._device.id}"
 
     def __enter__(self) -> None:
+        _stay_on(self._device.id)
         self._device.__enter__()
         self._stream.__enter__()
+        _depth.now += 1
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        _depth.now -= 1
         if error is not None:
             mark(error, self.device)
         try:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .library import Array
+from .queue import serve
 from .trouble import explained
 
 __all__ = ["OPS", "Communicator", "Connecting", "device_address", "takes", "unique_id", "version", "version_text", "why_not"]
@@ -109,9 +110,10 @@ class Connecting:
     def _connect(self, size: int, identity: bytes, rank: int) -> None:
         nccl = _module()
         os.environ.setdefault("NCCL_RUNTIME_CONNECT", "0")  # all connections now: made by the first call, they would block the loop
+        serve()
         try:
-            with self._device:
-                made = Communicator(nccl.NcclCommunicator(size, _as_taken(nccl, identity), rank), self._device)
+            self._device.use()
+            made = Communicator(nccl.NcclCommunicator(size, _as_taken(nccl, identity), rank), self._device)
         except Exception as error:
             self._error = error
             return

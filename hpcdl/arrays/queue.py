@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any, Protocol, runtime_checkable
 
 from .library import Arrays
 
-__all__ = ["HasQueue", "Mark", "Queue", "join", "queue_of"]
+__all__ = ["HasQueue", "Mark", "Queue", "join", "own_thread", "queue_of", "serve"]
+
+_thread = threading.local()
+
+
+def serve() -> None:
+    """Note that this thread is the package's own, and no program's: it may stay on the device that it last worked on.
+
+    Why: to make a device current makes a context there since CUDA 12, some 300 MB. A thread that went back to device 0, which is current
+    where none was chosen, would take that from the first GPU of a node for each of its ranks.
+    """
+    _thread.serves = True
+
+
+def own_thread() -> bool:
+    """Whether this thread has called `serve`."""
+    return getattr(_thread, "serves", False)
 
 
 class Mark(Protocol):

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from itertools import count
 from typing import TYPE_CHECKING
 
+from ..arrays.queue import serve
 from ..errors import HpcdlError, WaitTimeout
 from .backoff import Backoff
 
@@ -230,6 +231,7 @@ class Engine:
 
 def _serve(reference: weakref.ref[Engine]) -> None:
     """Body of the background thread. It holds the engine only while it works, so that a forgotten engine ends it."""
+    serve()
     backoff = Backoff()
     while True:
         engine = reference()

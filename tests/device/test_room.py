@@ -88,5 +88,5 @@ def test_there_is_room_for_all_buckets_that_are_under_way_at_a_time(ranks, cupy)
             reducer.wait()
             world.barrier()
 
-    with pytest.raises(RankFailure, match="OutOfMemory: .*no room on the device for the gradients"):
+    with pytest.raises(RankFailure, match=r"OutOfMemory: .*no room on the device for the gradients"):
         ranks(2, body)

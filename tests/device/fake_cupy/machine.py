@@ -106,6 +106,7 @@ class Machine:
         self._pinned: dict[int, np.ndarray[Any, Any]] = {}  # address -> block, those in use
         self._free: dict[int, list[np.ndarray[Any, Any]]] = {}
         self._local = threading.local()
+        self.chosen: set[tuple[str, int]] = set()  # devices that threads have made current: CUDA 12 then makes a context there
         self.events: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()  # by their number
         self.communicators: list[Any] = []  # of NCCL, so far
 
@@ -121,6 +122,7 @@ class Machine:
         if not 0 <= number < self.devices:
             raise ValueError(f"cudaErrorInvalidDevice: {number}")
         self._local.device = number
+        self.chosen.add((threading.current_thread().name, number))
 
     def streams(self) -> dict[int, Any]:
         """The current stream of this thread by device."""
