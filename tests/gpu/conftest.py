@@ -1,5 +1,7 @@
 """Tests that need a GPU. One is enough: ranks share it; with several, each rank has one of its own as far as they go."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -28,8 +30,17 @@ def cupy(require):
 
 @pytest.fixture
 def busy(cupy):
-    """``busy()`` keeps the current stream at work, until ``stop()`` of what it gives, or for some seconds."""
+    """``busy()`` keeps the current stream at work, until ``stop()`` of what it gives, or for some seconds.
+
+    To load a kernel, or to ask for fresh memory, may wait for the device: whoever tests that something goes on meanwhile does all of it
+    once before, with a ``busy()`` that is stopped at once.
+    """
     return lambda: _Busy(cupy)
+
+
+@functools.cache
+def _spin(cupy):
+    return cupy.RawKernel(_SPIN, "spin")
 
 
 class _Busy:
@@ -37,8 +48,7 @@ class _Busy:
         self._memory = cupy.cuda.alloc_pinned_memory(4)  # the kernel reads it where it lies
         self._flag = np.frombuffer(self._memory, "i4", count=1)
         self._flag[0] = 0
-        spin = cupy.RawKernel(_SPIN, "spin")
-        spin((1,), (1,), (np.uint64(self._memory.ptr), np.int64(10_000_000_000)))
+        _spin(cupy)((1,), (1,), (np.uint64(self._memory.ptr), np.int64(10_000_000_000)))
         self._end = cupy.cuda.Event(disable_timing=True)
         self._end.record(cupy.cuda.get_current_stream())
 

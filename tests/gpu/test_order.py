@@ -14,15 +14,20 @@ def test_a_reduction_waits_for_what_the_call_s_stream_has_to_do(ranks, cupy, bus
     def body(world):
         expected = world.allreduce(gradient(world.rank, 100_000), "mean", codec, "ring")
         with Gpu(world.local_rank):
-            mine, x = cupy.zeros(100_000, "f4"), cupy.asarray(gradient(world.rank, 100_000))
-            cupy.cuda.get_current_stream().synchronize()
-            work = busy()
-            mine += x  # behind the busy kernel
-            handle = world.allreduce_async(mine, "mean", codec, "ring")
-            assert not handle.done()
-            work.stop()
-            handle.wait()
-            same(mine.get(), expected)
+            for really in (False, True):
+                mine, x = cupy.zeros(100_000, "f4"), cupy.asarray(gradient(world.rank, 100_000))
+                cupy.cuda.get_current_stream().synchronize()
+                world.barrier()
+                work = busy()
+                if not really:
+                    work.stop()
+                mine += x  # behind the busy kernel
+                handle = world.allreduce_async(mine, "mean", codec, "ring")
+                assert not (really and handle.done())
+                work.stop()
+                handle.wait()
+                same(mine.get(), expected)
+                del work  # its memory is for the next one
 
     ranks(2, body)
 
@@ -48,18 +53,22 @@ def test_a_bucket_is_reduced_while_the_caller_s_stream_is_busy(ranks, cupy, busy
     def body(world):
         with Gpu(world.local_rank):
             reducer = Reducer(world, [(1000,), (100_000,)], codec, "ring", bucket_bytes=4000, like=cupy.empty(1))
-            for _ in range(2):
+            for step in range(3):
                 reducer.begin(1)
                 reducer.views[1][...] = world.rank + 1
+                world.barrier()
                 reducer.ready(1)
                 work = busy()
+                if not step:
+                    work.stop()
                 for operation in reducer._step.running:
                     operation.settle()
-                assert not work.over, "the reduction has waited for what came after its gradients"
+                assert not (step and work.over), "the reduction has waited for what came after its gradients"
                 reducer.views[0][...] = 1
                 reducer.ready(0)
                 work.stop()
                 reducer.wait()
+                del work
             assert (reducer.views[0].get() == 1).all() or codec != "none"
 
     ranks(2, body)
@@ -97,9 +106,10 @@ def test_room(ranks, cupy):
 
     def body(world):
         with Gpu(world.local_rank):
-            pool = cupy.get_default_memory_pool()
+            pool = cupy.get_default_memory_pool()  # one for all ranks that are threads and share the device
             before = pool.get_limit()
-            pool.set_limit(size=pool.total_bytes() + (8 << 20))
+            world.barrier()
+            pool.set_limit(size=pool.used_bytes() + (8 << 20))  # not of total_bytes: what nobody uses would be given back, and do
             try:
                 with pytest.raises(OutOfMemory, match="no room on the device for the gradients"):
                     Reducer(world, [(1 << 22,)], like=cupy.empty(1))
