@@ -26,8 +26,8 @@ def why_no_gpu() -> str:
 class Gpu:
     """The GPU of a local rank; several ranks may have the same one. As a context: all work goes to it, into a stream of its own.
 
-    number: among the `count` that this process sees. name: as its maker calls it. xp: the NumPy-like module. Raises InvalidArgument
-    without one.
+    number: among the `count` that this process sees. address: where it sits in its node, whatever number a process knows it by. name: as
+    its maker calls it. xp: the NumPy-like module. Raises InvalidArgument without one.
     """
 
     def __init__(self, local_rank: int) -> None:
@@ -40,6 +40,7 @@ class Gpu:
         self.number = local_rank % self.count
         name = cupy.cuda.runtime.getDeviceProperties(self.number)["name"]
         self.name = name.decode() if isinstance(name, bytes) else str(name)
+        self.address = str(cupy.cuda.Device(self.number).pci_bus_id)
         self._within: list[ExitStack] = []
 
     def __enter__(self) -> Gpu:

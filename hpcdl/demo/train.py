@@ -170,7 +170,7 @@ def _single_process(args: argparse.Namespace, data: Dataset, world: World) -> Re
 
 def _most_on_one(world: World, gpu: Gpu) -> int:
     """How many ranks of a node are on one GPU, at most. Collective."""
-    places: list[Any] = world.allgather(np.array([[world.node, gpu.number]], np.int64)).tolist()
+    places = gather(world, f"{world.node} {gpu.address}")  # not its number: where each rank sees one GPU only, all of them are number 0
     return max(places.count(place) for place in places)
 
 

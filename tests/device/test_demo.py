@@ -7,7 +7,7 @@ import pytest
 
 from hpcdl.arrays.gpu import Gpu, why_no_gpu
 from hpcdl.demo import options
-from hpcdl.demo.train import train
+from hpcdl.demo.train import _most_on_one, train
 from hpcdl.errors import InvalidArgument
 
 
@@ -56,6 +56,20 @@ def test_two_ranks_on_one_gpu(ranks, cupy, require, tmp_path, capsys):
         assert code == 0 and report["device"] == "Double 0, each for 2 ranks"
 
     ranks(2, body)
+
+
+@pytest.mark.ways("threads")
+def test_ranks_that_see_one_gpu_each_share_none(ranks, cupy):
+    """All of them know theirs as number 0, as where a batch system gives each task one."""
+
+    def body(world):
+        gpu = Gpu(0)
+        assert (gpu.number, gpu.address) == (0, "0000:01:00.0")
+        assert _most_on_one(world, gpu) == world.size
+        gpu.address = f"0000:0{world.rank}:00.0"
+        assert _most_on_one(world, gpu) == 1
+
+    ranks(3, body)
 
 
 @pytest.mark.ways("threads")
