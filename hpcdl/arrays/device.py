@@ -31,6 +31,7 @@ _CASTS = {
 }
 _CAST_THREADS, _CAST_EACH = 256, 4
 _SUCCESS, _NOT_READY = 0, 600  # of what CUDA says of an event
+_MOST_BESIDE = 8  # streams for copies in a direction; more streams than that share them
 _AHEAD = -1  # priority of a stream whose small kernels go before the large ones of others: other ranks wait for what they make
 
 
@@ -109,7 +110,8 @@ class _Device:
     def __init__(self) -> None:
         self._copying: deque[tuple[_Mark, Array]] = deque()
         self._lock = Lock()
-        self._beside: dict[tuple[int, str], Any] = {}  # streams by device and direction
+        self._beside: dict[tuple[int, str, int], Any] = {}  # streams for copies, by device, direction and number
+        self._numbers: dict[int, int] = {}  # of those, by the stream that they are beside
         self.bus = Bus(self.pinned, self._down, self._up)
 
     def empty(self, n: int, dtype: Any) -> Array:
@@ -204,9 +206,14 @@ class _Device:
         return copied
 
     def _stream(self, direction: str) -> Any:
-        """The stream for copies of the current device in that direction: a device has an engine for each, beside its processors."""
-        key = cupy.cuda.Device().id, direction
+        """The stream for copies of the current one in that direction: a device has an engine for each, beside its processors.
+
+        Why not one for all: a copy that waits for a gradient would hold up those of earlier buckets, which are behind it only by chance.
+        """
+        beside = int(cupy.cuda.get_current_stream().ptr)
         with self._lock:
+            number = self._numbers.setdefault(beside, len(self._numbers) % _MOST_BESIDE)
+            key = cupy.cuda.Device().id, direction, number
             if key not in self._beside:
                 self._beside[key] = cupy.cuda.Stream(non_blocking=True)
             return self._beside[key]

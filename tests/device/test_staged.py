@@ -167,3 +167,32 @@ def test_no_fence_no_order(cupy):
         with one:
             x = module.full(64, 3, "u1")
         assert (x.get(stream=other) != 3).all()
+
+
+@pytest.mark.parametrize("direction", ["down", "up"])
+def test_copies_of_one_stream_do_not_wait_for_another_stream_s_work(cupy, direction):
+    """Two buckets under way: what the later one still waits for, its gradients, must not hold up the copies of the earlier one."""
+    from hpcdl.arrays.device import DEVICE
+
+    bus, streams = DEVICE.bus, [cupy.cuda.Stream(non_blocking=True) for _ in range(2)]
+    arrays = []
+    for stream in streams:
+        with stream:
+            arrays.append(cupy.zeros(1000, "u1"))
+            stream.synchronize()
+    late = cupy.machine.queue(0, streams[0].ptr)
+    before = late.done
+    with streams[0]:
+        arrays[0] += 1  # is not there for long
+    ends = []
+    for stream, x in zip(streams, arrays, strict=True):
+        with stream:
+            host = bus.take(1000)
+            if direction == "down":
+                ends.append(bus.to_host(x, host))
+            else:
+                bus.to_device(host, x)
+                ends.append(DEVICE.event())
+    while not ends[1].done():
+        pass
+    assert late.done == before, "the copy has waited for the other stream"
