@@ -124,4 +124,4 @@ def test_the_loop_s_own_thread_makes_no_other_device_current(ranks, cupy):
 
     ranks(2, body)
     chosen = {device for thread, device in cupy.machine.chosen if thread.startswith("hpcdl-")}
-    assert chosen == {1, 2}
+    assert chosen and chosen <= {1, 2}
