@@ -136,9 +136,6 @@ class _Device:
             self.cast(source, between)
             cupy.copyto(target, between, casting="unsafe")
 
-    def all_finite(self, x: Array) -> bool:
-        return bool(cupy.isfinite(x).all().get())
-
     def launch(self, files: Sequence[Path], name: str, blocks: int, threads: int, *args: Any) -> None:
         _kernel(tuple(files), name)((blocks,), (threads,), tuple(_NULL if arg is None else arg for arg in args))
 

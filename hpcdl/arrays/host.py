@@ -106,6 +106,7 @@ class Host:
         return bool(squares.min() >= low * low * rows.shape[1] and squares.max() <= high * high)
 
     def all_finite(self, x: Array) -> bool:
+        """Whether `x` holds neither NaN nor infinity."""
         return bool(np.isfinite(x).all())
 
     def note_finite(self, x: Array, flag: Array) -> None:

@@ -32,10 +32,6 @@ class Arrays(Protocol):
         """target[:] = source, converted, ties to even, at the speed of memory."""
         ...
 
-    def all_finite(self, x: Array) -> bool:
-        """Whether `x` holds neither NaN nor infinity. Waits for the device."""
-        ...
-
     def note_finite(self, x: Array, flag: Array) -> None:
         """flag[...] = whether `x` holds neither NaN nor infinity; `flag` is a bool of shape (). Does not wait for the device."""
         ...

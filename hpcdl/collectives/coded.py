@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..arrays import Array, Arrays, of
+from ..arrays import HOST, Array, Arrays, of
 from ..codecs import encoder
 from ..codecs.on_device import block_kernels
 from .layout import pieces
@@ -137,5 +137,5 @@ def forget_non_finite(library: Arrays, residual: Array) -> None:
     """Zero for NaN and infinity: one bad gradient must not come back in every later step."""
     if not library.on_host:
         library.xp.copyto(residual, library.xp.where(library.xp.isfinite(residual), residual, residual.dtype.type(0)))
-    elif not library.all_finite(residual):
+    elif not HOST.all_finite(residual):
         residual[~library.xp.isfinite(residual)] = 0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..arrays import Array
+from ..arrays import HOST, Array
 from ..codecs import noise
 from ..collectives.execute import Body
 from ..collectives.group import Group
@@ -76,7 +76,7 @@ class RandomK:
         stream = noise.key(self.seed, share.how.step, share.how.number)
         drawn = noise.bits(xp, stream, 0, sum(groups for _, groups in parts)).astype("i8")
         good = xp.ones(drawn.size, "?")
-        finite = None if share.library.on_host and share.library.all_finite(share.source) else xp.isfinite(share.source)
+        finite = None if share.library.on_host and HOST.all_finite(share.source) else xp.isfinite(share.source)
         end = 0
         for cut, groups in parts:
             whole = (cut.stop - cut.start) // width  # what is left over is a group, too
