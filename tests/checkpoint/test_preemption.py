@@ -65,7 +65,8 @@ def test_signal(ranks, shared_path, number) -> None:
                         os.kill(os.getpid(), number)
                         os.kill(os.getpid(), number)
                     stop(step)
-            assert stop.step == checkpoint.saved == 4 and signal.getsignal(number) is noted
+            assert stop.step == checkpoint.saved and stop.step in (4, 5)  # the later, where another thread has taken the signal
+            assert signal.getsignal(number) is noted
             checkpoint.close()
         finally:
             signal.signal(number, before or signal.SIG_DFL)
