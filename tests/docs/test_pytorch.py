@@ -1,6 +1,5 @@
-"""The README's PyTorch programs: each is what it says, and runs."""
+"""The README's PyTorch programs: what it calls a job is one, which tests/jobs runs; the other runs here."""
 
-import re
 import sys
 
 import pytest
@@ -21,10 +20,7 @@ def test_the_digits_are_the_job():
 
 
 @pytest.mark.outer
-@pytest.mark.parametrize(
-    "name, wanted", [("digits_torch.py", r"4 ranks: 9\d\.\d+% of \d+ test images right"), ("distributed.py", "4 ranks")]
-)
-def test_programs(folder, require, name, wanted):  # noqa: F811
-    require("sklearn")
-    said = run([sys.executable, "-m", "hpcdl.cli", "run", "-n", "4", name], folder)
-    assert re.fullmatch(wanted, said.strip()), said
+def test_the_backend(folder, require):  # noqa: F811
+    require("mpi")
+    said = run([sys.executable, "-m", "hpcdl.cli", "run", "-n", "4", "distributed.py"], folder)
+    assert said.strip() == "4 ranks", said

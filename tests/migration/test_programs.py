@@ -11,15 +11,15 @@ from .conftest import cases, ended  # noqa: E402
 
 pytestmark = [pytest.mark.outer]
 
-PROGRAMS = ("tensors", "training", "feedback")
+IN_ONE = ("tensors", "training")  # program
 
 
-@pytest.mark.parametrize(("name", "case"), [(name, case) for name in PROGRAMS for case in cases(name)])
+@pytest.mark.parametrize(("name", "case"), [(name, case) for name in (*IN_ONE, "feedback") for case in cases(name)])
 def test_case(passed, name, case) -> None:
-    passed(name, case)
+    passed("every" if name in IN_ONE else name, case)
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", ["every", "feedback"])
 def test_end(require, name) -> None:
     """The program ended well, on all ranks."""
     require("mpi")

@@ -92,7 +92,7 @@ def near(a, b):
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def case_fully_sharded(s):
+def case_checkpoint_of_fully_sharded(s):
     """Training goes on while it is written; then from there: bitwise, on two ranks, cut another way, and whole in one piece."""
     with folder() as path:
         net, optimizer, _ = fsdp()
@@ -334,4 +334,5 @@ def case_refused(s):
             assert told in error(kind, thing)
 
 
-side.run(globals())
+if __name__ == "__main__":
+    side.run(globals())

@@ -427,4 +427,5 @@ def case_beginning_and_end(s):
     dist.barrier(group=s.new([0, 1])[0]) if s.rank < 2 else s.new([0, 1])
 
 
-side.run(globals())
+if __name__ == "__main__":
+    side.run(globals())

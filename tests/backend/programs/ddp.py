@@ -213,4 +213,5 @@ def case_feedback_loses_nothing(s):
     torch.testing.assert_close(applied * s.size + left, given, rtol=1e-4, atol=1e-5)
 
 
-side.run(globals())
+if __name__ == "__main__":
+    side.run(globals())

@@ -220,4 +220,5 @@ def case_groups_that_come_and_go(s):
     assert (x == s.size**4).all()
 
 
-side.run(globals())
+if __name__ == "__main__":
+    side.run(globals())

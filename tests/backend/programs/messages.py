@@ -97,7 +97,7 @@ def case_batches(s):
     s.same(body)
 
 
-def case_objects(s):
+def case_objects_as_messages(s):
     if s.rank == 0:
         dist.send_object_list([{"a": 1}, "b" * 100_000], 1)
     if s.rank == 1:
@@ -179,4 +179,5 @@ def case_wrong_arguments(s):
             assert told in str(error), error
 
 
-side.run(globals())
+if __name__ == "__main__":
+    side.run(globals())

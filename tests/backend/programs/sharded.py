@@ -227,4 +227,5 @@ def case_checkpoint(s):
         future.result()
 
 
-side.run(globals())
+if __name__ == "__main__":
+    side.run(globals())

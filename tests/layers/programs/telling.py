@@ -168,17 +168,17 @@ def case_rates(s):
     note = keras.callbacks.LambdaCallback(on_train_batch_end=see)
     callbacks = [hk.BroadcastVariables(), hk.LearningRateWarmup(epochs=2), hk.LearningRateSchedule(0.1, start_epoch=3), note]
     history = model.fit(hk.shard(x, y, batch_size=30), epochs=4, verbose=0, callbacks=callbacks)
-    wanted = [ADAM * (1 / 3 + 2 / 3 * (i + 1) / 6) for i in range(6)] + [ADAM] * 3 + [ADAM / 10] * 3
+    wanted = [ADAM * (1 / s.size + (1 - 1 / s.size) * (i + 1) / 6) for i in range(6)] + [ADAM] * 3 + [ADAM / 10] * 3
     assert np.allclose(rates, wanted), (rates, wanted)
     assert np.isclose(history.history["learning_rate"][-1], ADAM / 10)
     again = [hk.BroadcastVariables(), hk.LearningRateWarmup(epochs=2)]
     model.fit(hk.shard(x, y, batch_size=30), epochs=2, verbose=0, callbacks=again)
     assert np.isclose(float(model.optimizer.learning_rate), ADAM), "the rate that it had at first"
-    drifting = keras.callbacks.LearningRateScheduler(lambda epoch: ADAM / (1 + s.rank // 2 * epoch))
+    drifting = keras.callbacks.LearningRateScheduler(lambda epoch: ADAM / (1 + s.rank // (s.size - 1) * epoch))
     try:
         model.fit(hk.shard(x, y, batch_size=30), epochs=4, verbose=0, callbacks=[hk.BroadcastVariables(), drifting])
     except Mismatch as error:
-        assert "the learning rates differ" in str(error) and "on rank 2" in str(error), error
+        assert "the learning rates differ" in str(error) and f"on rank {s.size - 1}" in str(error), error
     else:
         raise AssertionError("no error")
 

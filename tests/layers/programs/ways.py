@@ -84,10 +84,10 @@ def case_train_on_batch(s):
     ours.compile(hk.DistributedOptimizer("adam"), loss())
     ours.optimizer.learning_rate = 1e-2
     hk.attach(ours)
-    cuts = [0, 7, 20, 30]
+    cuts = [0, 7, 20, 30] if s.size == 3 else [0, 7, 30]
     for i in range(0, 90, 30):
         alone.train_on_batch(x[i : i + 30], y[i : i + 30])
-        mine = slice(i + cuts[s.rank], i + cuts[s.rank + 1])  # 7, 13 and 10 samples
+        mine = slice(i + cuts[s.rank], i + cuts[s.rank + 1])  # as many samples on no two ranks
         ours.train_on_batch(x[mine], y[mine])
     s.same(ours, alone)
 
@@ -163,12 +163,12 @@ print(max(np.abs(a - b).max() for a, b in zip(*(m.get_weights() for m in models)
 def case_models_that_differ(s):
     """One error on every rank, before the first step."""
     x, y = data(30)
-    model = keras.Sequential([keras.Input((side.FEATURES,)), keras.layers.Dense(8 + (s.rank == 2)), keras.layers.Dense(3)])
+    model = keras.Sequential([keras.Input((side.FEATURES,)), keras.layers.Dense(8 + (s.rank == s.size - 1)), keras.layers.Dense(3)])
     model.compile(hk.DistributedOptimizer(keras.optimizers.Adam()), loss())
     try:
         model.fit(x, y, verbose=0, callbacks=[hk.BroadcastVariables()])
     except Mismatch as error:
-        assert "float32[8, 8] on rank 0 and float32[8, 9] on rank 2" in str(error), error
+        assert f"float32[8, 8] on rank 0 and float32[8, 9] on rank {s.size - 1}" in str(error), error
     else:
         raise AssertionError("no error")
     model = network(1)
@@ -186,7 +186,7 @@ def case_models_that_differ(s):
     try:
         model.fit(x, y, verbose=0)
     except Mismatch as error:
-        assert "the weights with which the ranks begin differ between the 3 ranks: '0 kernel' is of digest" in str(error), error
+        assert f"the weights with which the ranks begin differ between the {s.size} ranks: '0 kernel' is of digest" in str(error), error
     else:
         raise AssertionError("no error")
 

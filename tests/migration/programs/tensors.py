@@ -235,4 +235,5 @@ def case_shutdown() -> None:
     assert hvd.allreduce(torch.ones(1), op=hvd.Sum).item() == 4
 
 
-run(globals())
+if __name__ == "__main__":
+    run(globals())

@@ -164,7 +164,7 @@ def case_sparse() -> None:
         torch.testing.assert_close(moved[9], torch.full((3,), 2.0))
 
 
-def case_adasum() -> None:
+def case_training_by_adasum() -> None:
     """Ranks whose gradients agree step as one; the model gets better."""
     model = together(lambda p: torch.optim.SGD(p, lr=0.1), steps=40, op=hvd.Adasum)
     assert F.mse_loss(model(DATA), TARGET) < F.mse_loss(net()(DATA), TARGET)
@@ -287,4 +287,5 @@ def case_changed_hosts() -> None:
     raise AssertionError("no error")
 
 
-run(globals())
+if __name__ == "__main__":
+    run(globals())

@@ -1,0 +1,14 @@
+"""All cases of several programs in one process, since PyTorch takes longer to import than most of them to run."""
+
+from __future__ import annotations
+
+import checkpoints
+import collectives
+import ddp
+import edges
+import messages
+import sharded
+import side
+
+if __name__ == "__main__":
+    side.run({**vars(collectives), **vars(messages), **vars(ddp), **vars(sharded), **vars(checkpoints), **vars(edges)})
