@@ -35,7 +35,8 @@ with Checkpoint(args.checkpoint, world, {"trainer": trainer}) as checkpoint, hpc
     def after_step():
         global done
         done += 1
-        stop(done)  # asked to end? Then all ranks save at the same step and leave, to be started again
+        if done % len(shards):  # after the last step of a pass comes its line, and then this
+            stop(done)  # asked to end? Then all ranks save at the same step and leave, to be started again
 
     for epoch in range(done // len(shards), args.epochs):
         loss = trainer.train_epoch(x, y, shards, epoch, after_step, first=done % len(shards))
@@ -43,3 +44,4 @@ with Checkpoint(args.checkpoint, world, {"trainer": trainer}) as checkpoint, hpc
         if world.rank == 0:
             print(f"epoch {epoch + 1}: loss {loss:.4f}, {accuracy:.2%} of {len(y_test)} test points right", flush=True)
         checkpoint.save(done)  # returns at once: a thread writes it
+        stop(done)

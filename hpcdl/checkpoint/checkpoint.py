@@ -59,7 +59,8 @@ class Checkpoint:
         told += [f"part {part.name!r}: {'shared' * part.shared} {'own' * part.own} {'files' * part.files}" for part in self._parts]
         compare(self._world, told, "the arguments of Checkpoint", cure="give the same on every rank")
         run = gather_texts(self._world, secrets.token_hex(4))[0]
-        self._folder = Folder(Path(folder), run)
+        job, again = os.environ.get("SLURM_JOB_ID", ""), os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
+        self._folder = Folder(Path(folder), f"job{job}.{run}" if job else run, f"job{job}." if job and again else None)
         self.folder = self._folder.path
         self._keep, self._background = keep, background
         self._writers = world.size if spread else 1

@@ -15,6 +15,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -32,14 +33,21 @@ _PIECE = 1 << 24  # bytes that are read at a time to be checked
 
 
 class Folder:
-    """A folder of checkpoints. Nothing here is collective. run: tells this run's unfinished files from those of another."""
+    """A folder of checkpoints. Nothing here is collective.
 
-    def __init__(self, path: Path, run: str = "") -> None:
-        self.path, self._run = path, run
+    run: tells this run's unfinished files from those of another. over: with what the names of runs begin that are over, if any are known.
+    """
+
+    def __init__(self, path: Path, run: str = "", over: str | None = None) -> None:
+        self.path, self._run, self._over = path, run, over
 
     def steps(self) -> list[int]:
         """The steps of which there are checkpoints, whole or damaged, newest first. Raises OSError."""
-        if not os.path.lexists(self.path):  # a link to what is not mounted is no reason to begin anew
+        try:
+            os.lstat(self.path)
+        except FileNotFoundError:
+            if any(above.is_symlink() and not above.exists() for above in self.path.absolute().parents):
+                raise  # a link to what is not mounted is no reason to begin anew
             return []
         names = [_NAME.fullmatch(entry.name) for entry in self.path.iterdir() if entry.is_dir()]
         return sorted((int(name[1]) for name in names if name), reverse=True)
@@ -58,7 +66,9 @@ class Folder:
         self.recover()
         shutil.rmtree(self.writing(step), ignore_errors=True)
         for left in self.path.glob(".writing-step-*"):
-            if time.time() - left.stat().st_mtime > _LEFT_BEHIND:  # else another run may be at it
+            run = left.name.removeprefix(".writing-step-").partition("-")[2]
+            over = self._over is not None and run.startswith(self._over) and run != self._run
+            if over or time.time() - left.stat().st_mtime > _LEFT_BEHIND:  # else another run may be at it
                 shutil.rmtree(left, ignore_errors=True)
         self.writing(step).mkdir()
 
@@ -156,7 +166,11 @@ class Folder:
 
     def _open(self, step: int, entry: Entry) -> IO[bytes]:
         path = self.at(step) / entry.name
-        if not path.is_file():
+        try:
+            there = stat.S_ISREG(path.stat().st_mode)  # is_file() would, from Python 3.14 on, call missing what cannot be read now
+        except (FileNotFoundError, NotADirectoryError):
+            there = False
+        if not there:
             raise DataError(f"{entry.name} is missing")
         return path.open("rb")
 

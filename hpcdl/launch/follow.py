@@ -22,6 +22,7 @@ _OF_LAUNCHERS = re.compile(r"\s*(srun|slurmstepd\S*|mpirun|prterun|\[\S+?\]):? |
 _TAIL = 1 << 16  # bytes of a log's end in which lines are looked for
 _TICK, _ASK = 0.5, 10.0  # seconds: between looks at the log, between questions to the controller
 _JOB = re.compile(r"\d+(_\d+)?")
+_ELEMENT = re.compile(r"\d+_\d+")  # the first one, where several wait: 1234_0-9
 
 
 def status(options: argparse.Namespace) -> int:
@@ -37,9 +38,9 @@ def status(options: argparse.Namespace) -> int:
 
 def logs(options: argparse.Namespace) -> int:
     """Print the last lines of a job's log; with `follow`, also what comes, until the job has ended."""
-    found = _found(options.job)
-    if options.follow and len(found) > 1:
-        raise InvalidArgument(f"job {options.job} is an array; one of its logs can be followed: hpcdl logs -f {found[0][0]}")
+    found = [pair for pair in _found(options.job) if pair[1].get("HetJobOffset", "0") == "0"]  # of several parts the first has the log
+    if options.follow and "_" not in options.job and (element := _ELEMENT.match(found[0][0])):
+        raise InvalidArgument(f"job {options.job} is an array; one of its logs can be followed: hpcdl logs -f {element[0]}")
     for job, facts in found:
         if len(found) > 1:
             print(f"==> {job}: {facts['JobState']}, {facts['StdOut']} <==")
@@ -48,7 +49,7 @@ def logs(options: argparse.Namespace) -> int:
             continue
         print("\n".join(_tail(Path(facts["StdOut"])).splitlines()[-options.lines :]), flush=True)
     if options.follow:
-        _follow(*found[0])
+        _follow(options.job, found[0][1])
     return 0
 
 
@@ -72,7 +73,22 @@ def _found(job: str) -> list[tuple[str, dict[str, str]]]:
     for facts in queue.show(job):
         index = facts.get("ArrayTaskId")
         found.append((f"{facts['ArrayJobId']}_{index}" if index else facts["JobId"], facts))
-    return sorted(found, key=lambda pair: [int(part) for part in re.findall(r"\d+", pair[0])]) or list(_ended_long_ago(job))
+    if not found:
+        return list(_ended_long_ago(job))
+    if "_" not in job and any("ArrayTaskId" in facts for _, facts in found):
+        found += _ended_elements(job, {name for name, _ in found})
+    return sorted(found, key=lambda pair: [int(part) for part in re.findall(r"\d+", pair[0])])
+
+
+def _ended_elements(job: str, known: set[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Of an array that goes on: the elements that the controller has forgotten, each some minutes after its end."""
+    try:
+        ended = list(_ended_long_ago(job))
+    except LaunchError:  # nothing is known of any
+        return
+    for name, facts in ended:
+        if name not in known and _ELEMENT.fullmatch(name) and facts["JobState"] not in _UNDER_WAY:
+            yield name, facts
 
 
 def _ended_long_ago(job: str) -> Iterator[tuple[str, dict[str, str]]]:
@@ -83,13 +99,13 @@ def _ended_long_ago(job: str) -> Iterator[tuple[str, dict[str, str]]]:
     )
     try:
         lines = queue.slurm(
-            "sacct", "-n", "-X", "-P", "-j", job, "-o", "JobID,JobName,State,NodeList,Elapsed,Timelimit,ExitCode"
+            "sacct", "-n", "-X", "-P", "-j", job, "-o", "JobID,State,NodeList,Elapsed,Timelimit,ExitCode,JobName"
         ).splitlines()
     except LaunchError:  # accounting is off here
         lines = []
-    names = ("JobId", "JobName", "JobState", "NodeList", "RunTime", "TimeLimit", "ExitCode")
+    names = ("JobId", "JobState", "NodeList", "RunTime", "TimeLimit", "ExitCode", "JobName")  # in a name anything may stand
     for line in lines:
-        facts = dict(zip(names, line.split("|"), strict=True))
+        facts = dict(zip(names, line.split("|", len(names) - 1), strict=True))
         log = next((path for path in paths if path.stem.endswith(f"-{facts['JobId']}")), Path())
         yield facts["JobId"], {**facts, "JobState": facts["JobState"].split()[0], "StdOut": str(log)}
     if not lines and not paths:
@@ -155,7 +171,10 @@ def _follow(job: str, facts: dict[str, str]) -> None:
     asked, state = time.monotonic(), ""
     while True:
         ended = facts["JobState"] not in _UNDER_WAY
-        if path.exists() and path.stat().st_size > at:
+        size = path.stat().st_size if path.exists() else 0
+        if size < at:  # begun anew, by a requeue
+            at = 0
+        if size > at:
             with path.open("rb") as file:
                 file.seek(at)
                 sys.stdout.buffer.write(chunk := file.read())
@@ -170,3 +189,5 @@ def _follow(job: str, facts: dict[str, str]) -> None:
         time.sleep(_TICK)
         if time.monotonic() - asked > min(_ASK, 1.0 if state != "RUNNING" else _ASK):
             asked, facts = time.monotonic(), _found(job)[0][1]
+            if (log := Path(facts["StdOut"])).name and log != path:  # of an element that waited among others
+                path, at = log, 0

@@ -85,12 +85,18 @@ def validate(job: Job) -> str:
     except LaunchError as error:
         raise LaunchError(f"{error}\n{_advice(job, str(error))}") from None
     limits = {part.limit for part in partitions() if (part.name == job.partition if job.partition else part.default)}
-    if job.time and limits and all(limit and seconds(limit) < seconds(job.time) for limit in limits):
+    if job.time and not _placed_otherwise(job) and limits and all(limit and seconds(limit) < seconds(job.time) for limit in limits):
         longest = max(limits, key=seconds)
         where = f"the partition {job.partition}" if job.partition else "the default partition"
         raise LaunchError(f"--time {job.time} is more than {where} gives ({longest}); it would wait for ever.\n{_have()}")
     expected = re.search(r"to start at (\S+) .* on nodes (\S+)", answer)  # the number in it is that of no job
     return f"Slurm expects it to start by {expected[1].replace('T', ' ')}, on {expected[2]}" if expected else "Slurm would take it"
+
+
+def _placed_otherwise(job: Job) -> bool:
+    """Whether something else than --partition names the place, or lifts its limit. Then Slurm's own word has to do."""
+    names = ("SBATCH_QOS", "SBATCH_RESERVATION", *(() if job.partition else ("SBATCH_PARTITION",)))
+    return any(re.match(r"--(partition|qos|reservation)\b|-[pq]", word) for word in job.options) or any(map(os.environ.get, names))
 
 
 def _advice(job: Job, said: str) -> str:

@@ -83,7 +83,8 @@ def submit(options: argparse.Namespace) -> int:
         print(f"hpcdl: note: if the script saves, each element needs a folder of its own: --checkpoint run-{TASK}", file=sys.stderr)
     number = queue.submit(script)
     what = f", an array of {len(sweep_points(job)) or job.indices}" if job.array else ""
-    print(f"hpcdl: job {number}{what}; `hpcdl status {number}`, `hpcdl logs -f {number}`, `hpcdl cancel {number}`", file=sys.stderr)
+    log = f"{number}_{(re.search(r'[0-9]+', job.indices) or ['0'])[0]}" if job.array else number
+    print(f"hpcdl: job {number}{what}; `hpcdl status {number}`, `hpcdl logs -f {log}`, `hpcdl cancel {number}`", file=sys.stderr)
     print(number)
     return 0
 
@@ -105,6 +106,12 @@ def job_of(options: argparse.Namespace) -> Job:
         wanted["sweep"], wanted["indices"] = _array(options.array)
     if (wanted.get("requeue") or options.array) and "checkpoint" not in given:
         wanted["checkpoint"] = _own_checkpoint(command)
+    needed = {"at_once": ("--array", options.array), "restarts": ("--requeue", wanted.get("requeue"))}
+    needed["checkpoint"] = ("--requeue or --array", options.array or wanted.get("requeue"))
+    for name in given:
+        if name in needed and not needed[name][1]:
+            more = "; what is the script's own stands behind it" * (name == "checkpoint")
+            raise InvalidArgument(f"--{name.replace('_', '-')} is of use with {needed[name][0]} only, which is not given{more}")
     if not options.array and any(TASK in word for word in command):
         raise InvalidArgument(f"{TASK} stands for the element of an array; it needs --array")
     if options.scaling and command and not any(RESULTS in word for word in command):

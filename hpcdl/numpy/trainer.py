@@ -140,6 +140,10 @@ class Trainer:
         def after_step() -> None:
             nonlocal done
             done += 1
+            if done % len(shards):  # with the last step a pass is not done yet: its loss is to be kept
+                between_steps()
+
+        def between_steps() -> None:
             if checkpoint is not None and done % save_every == 0 and done < epochs * len(shards):
                 checkpoint.save(done)
             if stop is not None:
@@ -147,6 +151,7 @@ class Trainer:
 
         for epoch in range(done // len(shards), epochs):
             self._losses.append(self.train_epoch(x, y, shards, epoch, after_step, done % len(shards)))
+            between_steps()
         if checkpoint is not None and checkpoint.saved != done:
             checkpoint.save(done)
         return self._losses

@@ -27,6 +27,27 @@ def folder(tmp_path: Path) -> Folder:
     return Folder(tmp_path / "runs" / "a")
 
 
+def test_what_is_not_mounted_is_an_error(tmp_path) -> None:
+    """At the end of the path, or above; else training would begin anew."""
+    (tmp_path / "scratch").symlink_to(tmp_path / "not mounted")
+    for path in (tmp_path / "scratch", tmp_path / "scratch" / "runs" / "a"):
+        with pytest.raises(OSError):
+            Folder(path).steps()
+    assert Folder(tmp_path / "not there" / "a").steps() == []
+
+
+def test_what_earlier_runs_of_the_same_job_were_writing_goes(tmp_path) -> None:
+    for run, over in (("job12.one", None), ("job1.two", None), ("job1.three", None), ("four", None)):
+        Folder(tmp_path, run, over).begin(5)
+    again = Folder(tmp_path, "job1.five", "job1.")
+    again.begin(10)
+    again.begin(15)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [
+        f".writing-step-{step:012d}-{run}" for step, run in ((5, "four"), (5, "job12.one"), (10, "job1.five"), (15, "job1.five"))
+    ]
+
+
 def test_there_and_back(folder) -> None:
     assert folder.steps() == []
     for step in (5, 30, 10**13):

@@ -18,7 +18,7 @@ class Ended(Exception):
     """The job's time is over."""
 
 
-def trained(world, codec, folder=None, ends_after=None, optimizer="adam"):
+def trained(world, codec, folder=None, ends_after=None, optimizer="adam", save_every=4):
     """Parameters and losses of a training, which ends after so many steps of this run."""
     trainer = Trainer(world, MLP((12, 64, 4), seed=1), optimizer=optimizer, codec=codec)
     if folder is None:
@@ -36,11 +36,22 @@ def trained(world, codec, folder=None, ends_after=None, optimizer="adam"):
     checkpoint = Checkpoint(folder, world, {"trainer": trainer})
     losses = None
     try:
-        losses = trainer.fit(X, Y, batch_size=32, epochs=EPOCHS, checkpoint=checkpoint, save_every=4)
+        losses = trainer.fit(X, Y, batch_size=32, epochs=EPOCHS, checkpoint=checkpoint, save_every=save_every)
     except Ended:
         pass
     checkpoint.close()
     return trainer, losses
+
+
+def test_resumed_between_two_passes(ranks, shared_path) -> None:
+    """The loss of the pass that was just done is kept."""
+
+    def body(world) -> None:
+        _, losses = trained(world, None)
+        trained(world, None, shared_path, 8, save_every=7)
+        assert trained(world, None, shared_path, save_every=7)[1] == losses
+
+    ranks(2, body)
 
 
 @pytest.mark.parametrize("codec", [None, "int8", "powersgd:rank=2", "randomk:ratio=0.2", "topk:ratio=0.1"])

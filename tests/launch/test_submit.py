@@ -151,6 +151,12 @@ def script(tmp_path, monkeypatch):
         (["--array", "lr=1,2", "train.py", "--checkpoint", "run"], "all elements of the array would write to the checkpoint 'run'"),
         (["train.py", "--checkpoint", "run-{task}"], "it needs --array"),
         (["--scaling", "1,2", "train.py"], "give it {results}"),
+        (
+            ["--checkpoint", "run", "train.py"],
+            "--checkpoint is of use with --requeue or --array only, which is not given; what",
+        ),
+        (["--at-once", "2", "train.py"], "--at-once is of use with --array only"),
+        (["--restarts", "2", "train.py"], "--restarts is of use with --requeue only"),
     ],
 )
 def test_what_would_go_wrong_later(hpcdl, script, words, said):
