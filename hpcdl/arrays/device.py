@@ -137,7 +137,8 @@ class _Device:
             cupy.copyto(target, between, casting="unsafe")
 
     def launch(self, files: Sequence[Path], name: str, blocks: int, threads: int, *args: Any) -> None:
-        _kernel(tuple(files), name)((blocks,), (threads,), tuple(_NULL if arg is None else arg for arg in args))
+        kernel = _kernel(tuple(files), name, cupy.cuda.runtime.getDevice())
+        kernel((blocks,), (threads,), tuple(_NULL if arg is None else arg for arg in args))
 
     def note_finite(self, x: Array, flag: Array) -> None:
         finite = (x.view("u2") & 0x7F80) != 0x7F80 if x.dtype == BFLOAT16 else cupy.isfinite(x)
@@ -212,7 +213,7 @@ class _Device:
             number = self._numbers.setdefault(beside, len(self._numbers) % _MOST_BESIDE)
             key = cupy.cuda.Device().id, direction, number
             if key not in self._beside:
-                self._beside[key] = cupy.cuda.Stream(non_blocking=True)
+                self._beside[key] = cupy.cuda.Stream(non_blocking=True, priority=_AHEAD)
             return self._beside[key]
 
     def pinned(self, nbytes: int) -> Array:
@@ -220,14 +221,25 @@ class _Device:
 
 
 @lru_cache(maxsize=256)
-def _kernel(files: tuple[Path, ...], name: str) -> Any:
-    """A compiled kernel; CuPy loads it into each device that it is called on."""
-    return _module(files).get_function(name)
+def _kernel(files: tuple[Path, ...], name: str, device: int) -> Any:
+    """A compiled kernel, loaded into the current device, which is `device`."""
+    return _module(files, device).get_function(name)
 
 
 @lru_cache(maxsize=64)
-def _module(files: tuple[Path, ...]) -> Any:
-    return cupy.RawModule(code=source_of(files), options=OPTIONS)
+def _module(files: tuple[Path, ...], device: int) -> Any:
+    module = cupy.cuda.Module()
+    module.load(compiled(files))
+    return module
+
+
+def compiled(files: tuple[Path, ...]) -> bytes:
+    """Machine code for the current device.
+
+    Why not RawModule: behind all options it adds -ftz=true, by which subnormal numbers become zero, as they do on no processor.
+    """
+    code: bytes = cupy.cuda.compiler.compile_using_nvrtc(source_of(files), OPTIONS)[0]
+    return code
 
 
 DEVICE: Arrays = _Device()

@@ -59,6 +59,18 @@ def test_compiles(nvrtc, name, capability):
     assert code[:4] == b"\x7fELF"
 
 
+@pytest.mark.parametrize("name", SOURCES)
+def test_as_it_is_compiled_at_run_time(nvrtc, name, monkeypatch):
+    """CuPy's own options change no number: subnormal ones stay what they are."""
+    from cupy.cuda import compiler
+
+    from hpcdl.arrays import device
+
+    monkeypatch.setattr(compiler, "_get_arch_for_options_for_nvrtc", lambda arch=None: ("-arch=compute_90", "ptx"))  # needs no GPU
+    text = device.compiled(SOURCES[name]).decode()
+    assert re.search(r"\bld\.", text) and ".ftz" not in text and not re.search(r"\bfma\.", text)
+
+
 def test_every_source_is_compiled():
     folders = {file.parent for files in SOURCES.values() for file in files}
     there = {file for folder in folders for file in folder.iterdir() if file.suffix in (".cu", ".cuh")}

@@ -66,6 +66,10 @@ def test_cuda(both):
     double, real = both
     for name in names(double.cuda):
         check(double.cuda, real.cuda, name)
+    for name in names(double.cuda.compiler):
+        check(double.cuda.compiler, real.cuda.compiler, name)
+    for name in names(double.cuda.Module.__mro__[1]):
+        check(double.cuda.Module, real.cuda.Module, name)
     for name in names(double.cuda.runtime):
         check(double.cuda.runtime, real.cuda.runtime, name)
     for kind in ("Stream", "Event", "Device"):

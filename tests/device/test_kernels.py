@@ -176,7 +176,9 @@ FAULTS = {
 
 def kernel(cupy, body):
     code = "typedef unsigned int u32;\n" + (RUN % body).replace("unsigned int* out", "u32* out")
-    return cupy.RawModule(code=code, options=("--fmad=false",)).get_function("run")
+    module = cupy.cuda.Module()
+    module.load(cupy.cuda.compiler.compile_using_nvrtc(code, ("--fmad=false",))[0])
+    return module.get_function("run")
 
 
 @pytest.mark.parametrize(("body", "told"), FAULTS.values(), ids=FAULTS)

@@ -196,8 +196,8 @@ def _nothing() -> None:
     pass
 
 
-def build(machine: Machine) -> Namespace:
-    """`cupy.cuda` for one machine."""
+def build(machine: Machine, more: dict[str, Any]) -> Namespace:
+    """`cupy.cuda` for one machine. more: what else it has."""
     bound: dict[str, Any] = {kind.__name__: type(kind.__name__, (kind,), {"machine": machine}) for kind in (Device, Stream, Event)}
     machine.event = bound["Event"]
     machine.null = bound["Stream"].null = bound["Stream"](null=True)
@@ -229,6 +229,7 @@ def build(machine: Machine) -> Namespace:
     return Namespace(
         "cupy.cuda",
         **bound,
+        **more,
         runtime=runtime,
         memory=memory,
         get_current_stream=lambda device_id=-1: get_current_stream(machine, device_id),

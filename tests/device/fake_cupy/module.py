@@ -24,12 +24,11 @@ DTYPES = ("bool_", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32
 def build(machine: Machine) -> Namespace:
     """A fresh `cupy` on `machine`, which is its attribute `machine` too."""
     array = type("ndarray", (arrays.ndarray,), {"machine": machine, "__slots__": ()})
-    below = cuda.build(machine)
+    below = cuda.build(machine, raw.build(machine))
     machine.array_type, machine.device_type = array, below.Device
     contents: dict[str, Any] = {name: _ufunc(machine, getattr(np, name)) for name in UFUNCS}
     contents |= {name: getattr(np, name) for name in DTYPES} | {"nan": np.nan, "inf": np.inf, "newaxis": None}
     contents |= _creation(machine, array) | _functions(machine, array)
-    contents["RawModule"] = type("RawModule", (raw.RawModule,), {"machine": machine})
     module = Namespace(
         "cupy", ndarray=array, cuda=below, machine=machine, is_available=lambda: bool(machine.devices) and not machine.driver, **contents
     )

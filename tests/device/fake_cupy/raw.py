@@ -1,4 +1,4 @@
-"""`cupy.RawModule`: CUDA C++ that runs on this processor, compiled by g++ with cuda_on_host.hpp. Nothing of it is translated by hand."""
+"""`cupy.cuda.Module`: CUDA C++ that runs on this processor, compiled by g++ with cuda_on_host.hpp. Nothing of it is translated by hand."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from . import kernels
 from .machine import Machine
+from .missing import Namespace
 
 _KERNEL = re.compile(r'extern "C" __global__ void (\w+)\(([^)]*)\)')
 _HEADER = Path(__file__).with_name("cuda_on_host.hpp")
@@ -54,32 +55,37 @@ def _compiled(code: str) -> ctypes.PyDLL:
     return ctypes.PyDLL(str(library))
 
 
-class RawModule:
-    """Kernels of one source."""
+def build(machine: Machine) -> dict[str, Any]:
+    """What `cupy.cuda` has of it."""
+    compiler = Namespace("cupy.cuda.compiler", compile_using_nvrtc=compile_using_nvrtc)
+    return {"Module": type("Module", (Module,), {"machine": machine}), "compiler": compiler}
+
+
+def compile_using_nvrtc(source: str, options: tuple[str, ...] = ()) -> tuple[bytes, None]:
+    """What `Module.load` takes: here the source."""
+    assert "--fmad=false" in options, "contracted sums have other bits than those of a CPU"
+    return source.encode(), None
+
+
+class Module:
+    """Kernels of one source, on one device."""
 
     machine: Machine
 
-    def __init__(
-        self,
-        code: str | None = None,
-        *,
-        path: str | None = None,
-        options: tuple[str, ...] = (),
-        backend: str = "nvrtc",
-        translate_cucomplex: bool = False,
-        enable_cooperative_groups: bool = False,
-        name_expressions: Any = None,
-        jitify: bool | None = None,
-    ) -> None:
-        assert code is not None and "--fmad=false" in options, "contracted sums have other bits than those of a CPU"
-        self._code = code
-        self._parameters = {name: parameters.split(",") for name, parameters in _KERNEL.findall(code)}
+    def __init__(self) -> None:
+        self._device = self.machine.device
+
+    def load(self, cubin: bytes) -> None:
+        """Make its kernels known."""
+        self._code = cubin.decode()
+        self._parameters = {name: parameters.split(",") for name, parameters in _KERNEL.findall(self._code)}
 
     def get_function(self, name: str) -> Callable[..., None]:
         """The kernel of that name, to be called with (grid, block, args)."""
         kinds = [parameter.strip().rpartition(" ")[0] for parameter in self._parameters[name]]
 
         def launch(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], *, shared_mem: int = 0) -> None:
+            assert self.machine.device == self._device, "a kernel that was loaded into another device"
             assert len(grid) == len(block) == 1 and 0 < grid[0] < 2**31 and 0 < block[0] <= 1024, (grid, block)
             if len(args) != len(kinds):
                 raise TypeError(f"{name} takes {len(kinds)} arguments, got {len(args)}")
