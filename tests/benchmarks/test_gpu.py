@@ -98,3 +98,13 @@ def test_the_tables(gpu, capsys):
     ):
         assert text in said, text
     assert "not measured: NCCL: one GPU" in said
+
+
+@pytest.mark.outer
+def test_a_job_that_hangs_is_ended(gpu, require, monkeypatch, tmp_path):
+    require("mpi")
+    monkeypatch.setitem(gpu.ended.__globals__, "_LIMIT", 3)
+    script = tmp_path / "hangs.py"
+    script.write_text("import time\ntime.sleep(1000)\n")
+    code, said = gpu.ended(["run", "-n", 2, script])
+    assert code == 124 and gpu.reason(said) == "not done after 3 s"
