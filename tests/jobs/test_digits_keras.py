@@ -17,7 +17,7 @@ def losses(text):
     return dict(re.findall(r"^Epoch (\d+)/20\n(?:(?!Epoch).*\n)*?.*\bloss: ([\d.e-]+)", text, re.MULTILINE))
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 def test_ended_and_started_again(require, tmp_path, backend):
     for part in (
         "mpi",
