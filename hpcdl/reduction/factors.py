@@ -2,7 +2,7 @@
 
 Why not BLAS and LAPACK: they round differently from one processor to the next, and replicas on unlike nodes would drift apart. Here are
 only element-wise operations, which IEEE 754 rounds alike everywhere, and sums by halves; but for `subtract`, which is for a rank's own. On
-GPUs CuPy takes subnormal numbers for zero, so replicas agree among GPUs and among processors, but between the two not where gradients are so
+GPUs CuPy takes subnormal numbers for zero: replicas agree among GPUs and among processors, but not between the two where gradients are so
 small.
 """
 
