@@ -45,7 +45,7 @@ class Folder:
         """The steps of which there are checkpoints, whole or damaged, newest first. Raises OSError."""
         try:
             os.lstat(self.path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             if any(above.is_symlink() and not above.exists() for above in self.path.absolute().parents):
                 raise  # a link to what is not mounted is no reason to begin anew
             return []
