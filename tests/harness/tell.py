@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 
@@ -31,6 +32,14 @@ def tell(cases: dict[str, Any], rank: int, *given: Any, after: Callable[[], obje
             raise
         say(case=short, rank=rank, error="")
         after()
+
+
+def joined(*programs: ModuleType) -> dict[str, Any]:
+    """The cases of several programs, for one process. Of two with one name the first would never run."""
+    cases = [(name, case) for program in programs for name, case in vars(program).items() if name.startswith("case_")]
+    names = [name for name, _ in cases]
+    assert len({*names}) == len(names), f"cases of one name: {sorted({name for name in names if names.count(name) > 1})}"
+    return dict(cases)
 
 
 def raises(kind: type[Exception], call: Callable[[], object]) -> str:

@@ -11,4 +11,4 @@ import sharded
 import side
 
 if __name__ == "__main__":
-    side.run({**vars(collectives), **vars(messages), **vars(ddp), **vars(sharded), **vars(checkpoints), **vars(edges)})
+    side.run(side.joined(collectives, messages, ddp, sharded, checkpoints, edges))

@@ -16,7 +16,7 @@ import hpcdl.torch as ht
 from hpcdl.errors import InvalidArgument
 
 sys.path.append(str(Path(__file__).parents[2]))
-from harness.tell import tell
+from harness.tell import joined, tell  # noqa: F401  (joined is every.py's)
 
 warnings.filterwarnings("ignore")
 

@@ -11,4 +11,4 @@ import training
 import ways
 
 if __name__ == "__main__":
-    side.run({**vars(training), **vars(ways), **vars(own), **vars(sharing), **vars(resuming), **vars(telling)})
+    side.run(side.joined(training, ways, own, sharing, resuming, telling))

@@ -13,7 +13,7 @@ import numpy as np
 import hpcdl.keras as hk
 
 sys.path.append(str(Path(__file__).parents[2]))
-from harness.tell import tell
+from harness.tell import joined, tell  # noqa: F401  (joined is every.py's)
 
 warnings.filterwarnings("ignore")
 BACKEND = keras.backend.backend()

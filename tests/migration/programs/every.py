@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensors
 import training
-from side import run
+from side import joined, run
 
 if __name__ == "__main__":
-    run({**vars(tensors), **vars(training)})
+    run(joined(tensors, training))

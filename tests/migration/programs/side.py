@@ -10,9 +10,9 @@ from typing import Any
 import hpcdl.horovod.torch as hvd
 
 sys.path.append(str(Path(__file__).parents[2]))
-from harness.tell import raises, tell
+from harness.tell import joined, raises, tell
 
-__all__ = ["raises", "run"]
+__all__ = ["joined", "raises", "run"]
 
 warnings.filterwarnings("ignore")
 
